@@ -1,0 +1,5 @@
+"""Entry of the build; everything is said in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
