@@ -1,0 +1,1 @@
+"""Words, wires and tools that endpoints are made of."""

@@ -1,0 +1,42 @@
+"""The verbs, what they hold, how they are made from files, and who watches them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diana.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diana.utils.endpoint.endpoint import Endpoint
+    from diana.utils.endpoint.manager import ServiceManager
+    from diana.utils.endpoint.observable import Event, Observable, Page
+    from diana.utils.endpoint.registry import Factory
+    from diana.utils.endpoint.serializable import Serializable
+    from diana.utils.endpoint.watcher import Trigger, Watcher
+
+__all__ = [
+    "Endpoint",
+    "Event",
+    "Factory",
+    "Observable",
+    "Page",
+    "Serializable",
+    "ServiceManager",
+    "Trigger",
+    "Watcher",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Endpoint": ".endpoint",
+        "Event": ".observable",
+        "Factory": ".registry",
+        "Observable": ".observable",
+        "Page": ".observable",
+        "Serializable": ".serializable",
+        "ServiceManager": ".manager",
+        "Trigger": ".watcher",
+        "Watcher": ".watcher",
+    },
+)
