@@ -1,0 +1,415 @@
+"""Events and what is owed for each: stored before it is worked, finished before it is forgotten."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any  # cursors and event data are JSON
+
+from attrs import field, frozen
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, func, or_, select, update
+
+from diana.exceptions import StateError
+from diana.ledger.receipts import Receipt, ReceiptBook
+from diana.ledger.schema import cursors, deliveries, events
+from diana.ledger.store import Store
+
+MAX_STARTS = 5
+READ_AHEAD = 5000
+BATCH = 200
+
+
+@frozen
+class EventRow:
+    """Hold an event as plain values."""
+
+    source: str
+    key: str = field(repr=False)
+    evtype: int
+    data: Mapping[str, Any] = field(repr=False)
+    study: str = field(default="", repr=False)
+    at: float = field(factory=time.time)
+    id: int = 0
+
+
+@frozen
+class Delivery:
+    """
+    Hold one thing to do: an event and the trigger that wants it.
+
+    ``attempt`` counts this start; ``alone`` asks that nothing else runs beside it, because the process has died twice
+    with it in hand.
+    """
+
+    id: int
+    trigger: str
+    event: EventRow
+    attempt: int
+    alone: bool = False
+    receipt: str = ""
+
+
+@frozen
+class Result:
+    """
+    Say how a start of a delivery ended.
+
+    ``state`` is done, dead or waiting (then ``due`` is the Unix time of the next start, and ``spent`` says whether the
+    start counts as an attempt).
+    """
+
+    delivery: int
+    state: str
+    note: str = ""
+    due: float = 0.0
+    spent: bool = True
+    receipt: Receipt | None = None
+
+
+class Journal:
+    """
+    Keep events, deliveries and source cursors in a ``Store``.
+
+    Every method is one transaction. States of a delivery: new, busy, waiting, done, dead.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.receipts = ReceiptBook(store)
+
+    def cursor(self, source: str) -> Any:
+        """Return the saved cursor of a source, or None. Raises StateError when it is not JSON."""
+        with self.store.begin() as connection:
+            text = connection.execute(select(cursors.c.cursor).where(cursors.c.source == source)).scalar()
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError:
+            raise StateError("the cursor of a source in the ledger is damaged") from None
+
+    def seen(self, source: str, keys: Sequence[str]) -> set[str]:
+        """Return which event keys of a source are known."""
+        found: set[str] = set()
+        with self.store.begin() as connection:
+            for at in range(0, len(keys), 500):
+                part = list(keys[at : at + 500])
+                rows = connection.execute(select(events.c.key).where(events.c.source == source, events.c.key.in_(part)))
+                found.update(rows.scalars())
+        return found
+
+    def take(
+        self,
+        source: str,
+        page: Sequence[EventRow],
+        triggers: Mapping[int, Sequence[str]],
+        cursor: Any,
+        *,
+        wants_done: bool = False,
+    ) -> int:
+        """
+        Store a page of events, a delivery for each trigger of their type, and the source's cursor, all or nothing.
+
+        Events known by key are left alone. With ``wants_done`` the events stay open until ``close_events``. Return how
+        many were new.
+        """
+        now, new = time.time(), 0
+        with self.store.begin() as connection:
+            for at in range(0, len(page), BATCH):
+                new += self._take_batch(connection, source, page[at : at + BATCH], triggers, now, not wants_done)
+            if cursor is not None:
+                row = {"source": source, "cursor": json.dumps(cursor), "updated": now}
+                connection.execute(self.store.upsert(cursors), [row])
+        return new
+
+    def _take_batch(
+        self,
+        connection: Connection,
+        source: str,
+        page: Sequence[EventRow],
+        triggers: Mapping[int, Sequence[str]],
+        now: float,
+        closed: bool,
+    ) -> int:
+        of_source = and_(events.c.source == source, events.c.key.in_([row.key for row in page]))
+        known = set(connection.execute(select(events.c.key).where(of_source)).scalars())
+        fresh = {row.key: row for row in page if row.key not in known}
+        if not fresh:
+            return 0
+        rows = [
+            {
+                "source": source,
+                "key": row.key,
+                "evtype": int(row.evtype),
+                "data": json.dumps(dict(row.data)),
+                "study": row.study,
+                "at": row.at,
+                "closed": int(closed),
+            }
+            for row in fresh.values()
+        ]
+        connection.execute(self.store.insert_new(events), rows)
+        ids = dict(connection.execute(select(events.c.key, events.c.id).where(of_source)).tuples().all())
+        owed = [
+            {
+                "event": ids[row.key],
+                "trigger": trigger,
+                "study": row.study,
+                "state": "new",
+                "attempts": 0,
+                "crashes": 0,
+                "due": 0.0,
+                "owner": "",
+                "note": "",
+                "receipt": "",
+                "first_at": now,
+                "last_at": now,
+            }
+            for row in fresh.values()
+            for trigger in triggers.get(int(row.evtype), ())
+        ]
+        if owed:
+            connection.execute(self.store.insert_new(deliveries), owed)
+        return len(fresh)
+
+    def turn(
+        self,
+        results: Iterable[Result],
+        wanted: Mapping[str, int],
+        *,
+        owner: str,
+        ordered: frozenset[str] = frozenset(),
+        longest_wait: float = 300.0,
+    ) -> list[Delivery]:
+        """
+        Save how starts ended, with their receipts, and start up to ``wanted[trigger]`` deliveries of each trigger.
+
+        A start is counted here, before its work begins. For a trigger in ``ordered`` only the first open delivery of
+        each study is started. A due time further ahead than ``longest_wait`` seconds can only come from a clock that was
+        set back, and counts as due. One transaction for both keeps the cost per delivery low.
+        """
+        now = time.time()
+        with self.store.begin() as connection:
+            self._finish(connection, list(results), now)
+            started: list[Delivery] = []
+            for trigger, count in wanted.items():
+                if count > 0:
+                    started += self._start(connection, trigger, count, owner, (now, now + longest_wait), trigger in ordered)
+        return started
+
+    def _finish(self, connection: Connection, results: list[Result], now: float) -> None:
+        receipt_of = self.receipts.add(connection, [one.receipt for one in results if one.receipt is not None])
+        for one in results:
+            values: dict[str, Any] = {
+                "state": one.state,
+                "note": one.note,
+                "due": one.due,
+                "owner": "",
+                "crashes": 0,
+                "last_at": now,
+            }
+            if one.receipt is not None:
+                values["receipt"] = receipt_of[one.receipt.id]
+            if not one.spent:
+                values["attempts"] = deliveries.c.attempts - 1
+            connection.execute(
+                update(deliveries).where(deliveries.c.id == one.delivery, deliveries.c.state == "busy").values(values)
+            )
+
+    def _start(
+        self,
+        connection: Connection,
+        trigger: str,
+        count: int,
+        owner: str,
+        window: tuple[float, float],
+        ordered: bool,
+    ) -> list[Delivery]:
+        ready: list[ColumnElement[bool]] = [deliveries.c.trigger == trigger]
+        if ordered:
+            before = deliveries.alias("before")
+            ready.append(
+                or_(
+                    deliveries.c.study == "",
+                    ~exists().where(
+                        before.c.trigger == trigger,
+                        before.c.study == deliveries.c.study,
+                        before.c.state.in_(("new", "busy", "waiting")),
+                        before.c.id < deliveries.c.id,
+                    ),
+                )
+            )
+        due = or_(deliveries.c.due <= window[0], deliveries.c.due > window[1])
+        found: list[Delivery] = []
+        for state in ("waiting", "new"):
+            asked = (
+                select(deliveries, events)
+                .join(events, events.c.id == deliveries.c.event)
+                .where(*ready, deliveries.c.state == state, due)
+                .order_by(deliveries.c.due, deliveries.c.id)
+                .limit(count - len(found))
+                .with_for_update(skip_locked=True, of=deliveries)
+            )
+            for row in connection.execute(asked).mappings():
+                found.append(_delivery(row))
+            if len(found) >= count:
+                break
+        if found:
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_([one.id for one in found]))
+                .values(
+                    state="busy", owner=owner, attempts=deliveries.c.attempts + 1, crashes=deliveries.c.crashes + 1
+                )
+            )
+        return found
+
+    def put_back(self, ids: Sequence[int]) -> None:
+        """Give back deliveries that were started but not begun; the start does not count."""
+        with self.store.begin() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_(list(ids)), deliveries.c.state == "busy")
+                .values(
+                    state="waiting", owner="", attempts=deliveries.c.attempts - 1, crashes=deliveries.c.crashes - 1, due=0.0
+                )
+            )
+
+    def recover(self) -> tuple[int, int]:
+        """
+        Return what a dead owner had in hand to the line, and how many; those that died ``MAX_STARTS`` times are dead.
+
+        Only the owner of the ledger may call this, before it starts anything.
+        """
+        busy = deliveries.c.state == "busy"
+        with self.store.begin() as connection:
+            dead = connection.execute(
+                update(deliveries)
+                .where(busy, deliveries.c.crashes >= MAX_STARTS)
+                .values(state="dead", owner="", note=f"the process died {MAX_STARTS} times with this in hand", last_at=time.time())
+            )
+            back = connection.execute(update(deliveries).where(busy).values(state="waiting", owner="", due=0.0))
+        return back.rowcount, dead.rowcount
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return trigger to state to number of deliveries."""
+        asked = select(deliveries.c.trigger, deliveries.c.state, func.count()).group_by(
+            deliveries.c.trigger, deliveries.c.state
+        )
+        found: dict[str, dict[str, int]] = {}
+        with self.store.begin() as connection:
+            for trigger, state, number in connection.execute(asked):
+                found.setdefault(trigger, {})[state] = number
+        return found
+
+    def next_due(self) -> float | None:
+        """Return the Unix time of the next waiting start, or None."""
+        with self.store.begin() as connection:
+            return connection.execute(select(func.min(deliveries.c.due)).where(deliveries.c.state == "waiting")).scalar()
+
+    def oldest_open(self) -> float | None:
+        """Return the Unix time at which the oldest unfinished delivery came in, or None."""
+        with self.store.begin() as connection:
+            asked = select(func.min(deliveries.c.first_at)).where(deliveries.c.state.in_(("new", "busy", "waiting")))
+            return connection.execute(asked).scalar()
+
+    def dead(self, *, trigger: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return dead deliveries with their reason, newest first: id, trigger, event type, attempts, note, times."""
+        columns = (deliveries.c.id, deliveries.c.trigger, events.c.evtype, deliveries.c.attempts, deliveries.c.note)
+        asked = (
+            select(*columns, deliveries.c.first_at, deliveries.c.last_at, deliveries.c.receipt)
+            .join(events, events.c.id == deliveries.c.event)
+            .where(deliveries.c.state == "dead", deliveries.c.last_at >= since)
+            .order_by(deliveries.c.id.desc())
+            .limit(limit)
+        )
+        if trigger is not None:
+            asked = asked.where(deliveries.c.trigger == trigger)
+        with self.store.begin() as connection:
+            return [dict(row) for row in connection.execute(asked).mappings()]
+
+    def replay(self, ids: Sequence[int]) -> int:
+        """Put dead deliveries back into the line with fresh attempts; return how many."""
+        with self.store.begin() as connection:
+            changed = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_(list(ids)), deliveries.c.state == "dead")
+                .values(state="waiting", attempts=0, crashes=0, due=0.0, owner="")
+            )
+        return changed.rowcount
+
+    def drop(self, ids: Sequence[int]) -> int:
+        """End dead deliveries for good, keeping the record; return how many."""
+        with self.store.begin() as connection:
+            changed = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_(list(ids)), deliveries.c.state == "dead")
+                .values(state="done", note="dropped by hand")
+            )
+        return changed.rowcount
+
+    def deliveries_of(self, receipt_ids: Sequence[str]) -> list[int]:
+        """Return the dead deliveries that belong to receipts, for replay."""
+        with self.store.begin() as connection:
+            asked = select(deliveries.c.id).where(
+                deliveries.c.receipt.in_(list(receipt_ids)), deliveries.c.state == "dead"
+            )
+            return list(connection.execute(asked).scalars())
+
+    def events_since(self, since: float, *, limit: int = 100_000) -> list[EventRow]:
+        """Return the events that came in since a Unix time, oldest first."""
+        asked = select(events).where(events.c.at >= since).order_by(events.c.id).limit(limit)
+        with self.store.begin() as connection:
+            return [_event(row) for row in connection.execute(asked).mappings()]
+
+    def finished_events(self, source: str, ids: Sequence[int] | None = None) -> list[EventRow]:
+        """Return the open events of a source (or those among ``ids``) whose deliveries all ended well."""
+        unfinished = exists().where(deliveries.c.event == events.c.id, deliveries.c.state != "done")
+        asked = select(events).where(events.c.source == source, events.c.closed == 0, ~unfinished)
+        if ids is not None:
+            asked = asked.where(events.c.id.in_(list(ids)))
+        with self.store.begin() as connection:
+            return [_event(row) for row in connection.execute(asked).mappings()]
+
+    def close_events(self, ids: Sequence[int]) -> None:
+        """Note that the source has heard of the end of these events."""
+        with self.store.begin() as connection:
+            connection.execute(update(events).where(events.c.id.in_(list(ids))).values(closed=1))
+
+    def prune(self, before: float, *, keep_keys_of: Sequence[str] = ()) -> int:
+        """
+        Forget events whose deliveries all ended before a Unix time; return how many.
+
+        Events of the sources in ``keep_keys_of`` (those that find out from the journal what they have announced) stay.
+        """
+        open_or_late = exists().where(
+            deliveries.c.event == events.c.id,
+            or_(deliveries.c.state.in_(("new", "busy", "waiting", "dead")), deliveries.c.last_at >= before),
+        )
+        with self.store.begin() as connection:
+            gone = delete(events).where(events.c.at < before, ~open_or_late, events.c.source.not_in(list(keep_keys_of)))
+            removed = connection.execute(gone).rowcount
+            connection.execute(delete(deliveries).where(~exists().where(events.c.id == deliveries.c.event)))
+        return removed
+
+
+def _event(row: RowMapping) -> EventRow:
+    return EventRow(
+        source=row[events.c.source],
+        key=row[events.c.key],
+        evtype=row[events.c.evtype],
+        data=json.loads(row[events.c.data]),
+        study=row[events.c.study],
+        at=row[events.c.at],
+        id=row[events.c.id],
+    )
+
+
+def _delivery(row: RowMapping) -> Delivery:
+    return Delivery(
+        id=row[deliveries.c.id],
+        trigger=row[deliveries.c.trigger],
+        event=_event(row),
+        attempt=row[deliveries.c.attempts] + 1,
+        alone=row[deliveries.c.crashes] >= 2,
+        receipt=row[deliveries.c.receipt],
+    )

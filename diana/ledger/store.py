@@ -1,0 +1,165 @@
+"""The database under the ledger: opening, checking, owning, and its errors in our words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any  # pragmas and rows come in any type
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from diana.exceptions import ConfigError, StateError, StateUnavailable
+from diana.ledger import schema
+
+FULL = ("disk is full", "disk I/O error", "No space left", "database is locked")
+
+
+class Store:
+    """
+    Hold the database of one ledger.
+
+    ``where`` is a folder or file path (SQLite, created with mode 0600), ``None`` for a ledger in memory that ends
+    with the process, or a SQLAlchemy URL. Raises StateError when the database is damaged, of another version, or not
+    one of ours; it is never emptied or replaced.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        self.path: Path | None = None
+        self._lock = RLock()
+        self._lock_file: int | None = None
+        self._engine = self._make_engine(where)
+        with self._translated():
+            self._prepare()
+
+    def __repr__(self) -> str:
+        return f"Store({'memory' if self.path is None else self.path.name})"
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Tell whether the database is SQLite, so that writes of one process are in turn anyway."""
+        return self._engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """
+        Give one transaction; it is durable when the block has ended well.
+
+        Raises StateUnavailable when it can succeed later (disk full, locked), StateError otherwise.
+        """
+        with self._translated(), self._lock, self._engine.begin() as connection:
+            yield connection
+
+    def own(self) -> None:
+        """Claim the ledger for this process until ``close``. Raises StateError when another process has it."""
+        if self.path is None or self._lock_file is not None:
+            return
+        handle = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise StateError(f"the ledger {self.path.name} is in use by another process") from None
+        self._lock_file = handle
+
+    def close(self) -> None:
+        """Close the database and give up its ownership; twice does no harm."""
+        self._engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def insert_new(self, table: Table) -> Any:
+        """Return an insert that leaves rows alone whose unique key is there; execute it with a list of rows."""
+        return self._insert(table).on_conflict_do_nothing()
+
+    def upsert(self, table: Table) -> Any:
+        """Return an insert that writes over rows with the same primary key; execute it with a list of rows."""
+        statement = self._insert(table)
+        keys = [column.name for column in table.primary_key]
+        rest = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+        return statement.on_conflict_do_update(index_elements=keys, set_=rest)
+
+    def _insert(self, table: Table) -> Any:
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        return postgresql.insert(table)
+
+    def _make_engine(self, where: str | os.PathLike[str] | None) -> Engine:
+        if where is None:
+            return _sqlite(create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}))
+        if isinstance(where, str) and "://" in where:
+            try:
+                url = make_url(where)
+                if url.get_backend_name() != "sqlite":
+                    return create_engine(url, pool_pre_ping=True)
+            except (SQLAlchemyError, ImportError) as error:
+                raise ConfigError(f"the ledger's URL cannot be used: {type(error).__name__}") from None
+            where = url.database or ""
+        path = Path(where)
+        if path.is_dir() or not path.suffix:
+            path = path / "ledger.sqlite"
+        self.path = path
+        return _sqlite_file(path)
+
+    def _prepare(self) -> None:
+        with self._lock, self._engine.begin() as connection:
+            if self.is_sqlite:
+                verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+                if verdict != "ok":
+                    raise StateError(f"the ledger {self._label} is damaged; restore a copy or move it away")
+            schema.tables.create_all(connection)
+            version = connection.execute(select(schema.about.c.value).where(schema.about.c.key == "version")).scalar()
+            if version is None:
+                connection.execute(self.insert_new(schema.about), [{"key": "version", "value": schema.VERSION}])
+            elif version != schema.VERSION:
+                raise StateError(f"the ledger {self._label} has version {version!r}, this program needs {schema.VERSION}")
+
+    @property
+    def _label(self) -> str:
+        return "in memory" if self.path is None else self.path.name
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            if any(sign in str(error.orig) for sign in FULL) or not self.is_sqlite:
+                raise StateUnavailable(f"the ledger {self._label} cannot be written now: {error.orig}") from None
+            raise StateError(f"the ledger {self._label} cannot be used: {error.orig}") from None
+        except DBAPIError as error:
+            raise StateError(f"the ledger {self._label} is damaged or not a ledger: {type(error.orig).__name__}") from None
+
+
+def _sqlite_file(path: Path) -> Engine:
+    from diana.utils.files import make_private
+
+    try:
+        make_private(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StateError(f"the ledger {path.name} cannot be opened: {error.strerror}") from None
+    # one connection for all threads: ``Store`` lets one transaction in at a time
+    return _sqlite(create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}))
+
+
+def _sqlite(engine: Engine) -> Engine:
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not open transactions of its own; ``begin`` below does
+        connection.execute("PRAGMA busy_timeout=20000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
