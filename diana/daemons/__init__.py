@@ -1,0 +1,1 @@
+"""Endpoints put to work: transfers, routes, the demo and the mock site."""

@@ -1,0 +1,121 @@
+"""What may happen to an instance on its way: steps of a transfer, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, Protocol  # Any: options are the step's own, a server is an Orthanc by what it can do
+
+from attrs import field, frozen
+
+from diana.dixel import Dixel
+from diana.exceptions import ConfigError, InvalidItem
+from diana.utils.blob import Blob
+from diana.utils.dicom import Query, read_header
+
+
+class Step(Protocol):
+    """Change an instance on its way; None drops it."""
+
+    @property
+    def name(self) -> str:
+        """Return the word that the receipt shows."""
+
+    def __call__(self, dixel: Dixel) -> Dixel | None:
+        """Return the instance as it goes on, or None. Raises InvalidItem when it must not go on."""
+
+
+@frozen
+class Filter:
+    """Let pass only the instances whose tags a query describes."""
+
+    query: Query
+    name: str = field(default="filter")
+
+    def __call__(self, dixel: Dixel) -> Dixel | None:
+        """Return the instance when it is what the query looks for."""
+        return dixel if self.query.matches(tags_of(dixel, self.query)) else None
+
+
+@frozen
+class Pseudonymize:
+    """
+    Give the instance the stable sham identity of its patient (see ``ShamDixel``).
+
+    This is a pseudonym for routing between trusted systems, unkeyed and without a look at private or free text; it is
+    no de-identification by PS3.15.
+    """
+
+    name: str = field(default="pseudonymize")
+
+    def __call__(self, dixel: Dixel) -> Dixel | None:
+        """Return a new instance with the sham identity in tags and file."""
+        from diana.dixel.sham_file import sham_file
+
+        return sham_file(dixel)
+
+
+@frozen
+class ServerAnonymize:
+    """
+    Let the Orthanc that holds an instance de-identify it, with the ShamDixel's replacement map.
+
+    The server's own profile decides about everything else. The answer is the new file; nothing is stored there.
+    """
+
+    server: Any
+    name: str = field(default="server_anonymize")
+
+    def __call__(self, dixel: Dixel) -> Dixel | None:
+        """Return the de-identified instance."""
+        from diana.dixel.sham_dixel import ShamDixel
+
+        sham = ShamDixel.from_dixel(dixel)
+        blob = Blob(self.server.anonymize(dixel, replacement_map=sham.orthanc_sham_map()))
+        return Dixel.from_header(read_header(blob.read()), file=blob)
+
+
+def tags_of(dixel: Dixel, query: Query) -> Mapping[str, Any]:
+    """Return the tags that a query needs, reading the header of the file for those that the dixel does not hold."""
+    absent = [keyword for keyword in query.keywords() if keyword not in dixel.tags]
+    if not absent or dixel.blob is None:
+        return dixel.tags
+    source = dixel.blob.path if dixel.blob.path is not None else dixel.blob.read()
+    try:
+        header = read_header(source, tags=absent)
+    except InvalidItem:
+        return dixel.tags
+    return {**dixel.tags, **dict(header.items())}
+
+
+def _filter(options: Any) -> Filter:
+    if not isinstance(options, Mapping):
+        raise ConfigError("the step 'filter' takes a mapping of DICOM keywords to what they must be")
+    query = Query(options)
+    query.check_keywords()
+    return Filter(query)
+
+
+def _pseudonymize(options: Any) -> Pseudonymize:
+    if options not in (None, {}):
+        raise ConfigError("the step 'pseudonymize' takes no options")
+    return Pseudonymize()
+
+
+STEPS: Mapping[str, Callable[[Any], Step]] = {"filter": _filter, "pseudonymize": _pseudonymize}
+
+
+def make_step(described: Any) -> Step:
+    """
+    Return the step that a word, or a mapping of one word to its options, names.
+
+    Raises ConfigError with the nearest known word.
+    """
+    name, options = described, None
+    if isinstance(described, Mapping) and len(described) == 1:
+        ((name, options),) = described.items()
+    maker = STEPS.get(name) if isinstance(name, str) else None
+    if maker is None:
+        near = get_close_matches(str(name), STEPS, 1)
+        raise ConfigError(f"unknown step {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    return maker(options)

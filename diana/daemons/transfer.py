@@ -1,0 +1,287 @@
+"""Move one item from one endpoint to another, and prove that it arrived."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from attrs import define, evolve, field
+
+from diana.daemons.steps import Step
+from diana.dixel import Dixel
+from diana.exceptions import (
+    Conflict,
+    DianaError,
+    GatewayRefused,
+    IncompleteTransfer,
+    InvalidItem,
+    ItemNotFound,
+    Unsupported,
+)
+from diana.ledger.receipts import Proof, Receipt, state_of
+from diana.utils.dicom import DicomLevel, Query, Ref
+from diana.utils.endpoint import Endpoint
+from diana.utils.endpoint.circuit import Backoff
+from diana.utils.pool import bounded_map
+
+log = logging.getLogger(__name__)
+
+NOTHING_LEFT = "every instance was filtered out"
+ITEM_IS_BAD = (InvalidItem, GatewayRefused, Unsupported)
+
+
+def transfer(
+    source: Endpoint,
+    dest: Endpoint,
+    item: Dixel | Ref | str,
+    steps: Sequence[Step] = (),
+    *,
+    level: DicomLevel | str | None = None,
+    route: str = "",
+    known: Mapping[str, str] | None = None,
+    workers: int = 4,
+    tries: int = 1,
+    look_first: bool = False,
+    on_instance: Callable[[Proof], None] | None = None,
+) -> Receipt:
+    """
+    Move a patient, study, series or instance and return the receipt; trouble is in the receipt, not raised.
+
+    What the source says it has is pulled, run through the ``steps`` (each may change or drop an instance), put, and
+    read back from the destination: by the MD5 of its bytes where the destination can tell, else by its being there.
+    ``known`` (source UID to MD5) names instances that are proved already; they are left out. ``look_first`` asks the
+    destination for each instance before sending it, so that a repetition sends only the rest. With ``tries`` above
+    one, what might heal is tried again after a pause; the result is one receipt.
+    """
+    backoff = Backoff(cap=30.0)
+    done = dict(known or {})
+    first: Receipt | None = None
+    for attempt in range(1, tries + 1):
+        job = _Job(source, dest, tuple(steps), route, done, workers, look_first or attempt > 1, on_instance)
+        receipt = job.run(source.ref(item, level))
+        receipt = receipt if first is None else _joined(first, receipt)
+        if not receipt.temporary or attempt == tries:
+            break
+        first = receipt
+        done.update({proof.uid: proof.md5 for proof in receipt.proofs if proof.state == "verified"})
+        time.sleep(backoff.delay(attempt))
+    log.info(
+        "%s to %s: %s, %d instances verified, %d bytes", source.name, dest.name, receipt.state, receipt.verified, receipt.size
+    )
+    return receipt
+
+
+def _joined(before: Receipt, now: Receipt) -> Receipt:
+    """Return one receipt for two tries; a later proof of an instance replaces an earlier one."""
+    proofs = {proof.uid: proof for proof in (*before.proofs, *now.proofs)}
+    expected = now.expected
+    if expected is not None:
+        expected += sum(proof.state == "verified" for proof in before.proofs)
+    counts = _counts(proofs.values())
+    state = "failed" if now.state == "failed" and not counts.get("verified") else state_of(expected, counts, now.reason)
+    return evolve(now, id=before.id, started=before.started, proofs=tuple(proofs.values()), expected=expected, state=state)
+
+
+def _counts(proofs: object) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for proof in proofs:  # type: ignore[attr-defined]  # any iterable of proofs
+        counts[proof.state] = counts.get(proof.state, 0) + 1
+    return counts
+
+
+@define
+class _Job:
+    """One try of a transfer."""
+
+    source: Endpoint
+    dest: Endpoint
+    steps: tuple[Step, ...]
+    route: str
+    known: Mapping[str, str]
+    workers: int
+    look_first: bool
+    on_instance: Callable[[Proof], None] | None
+    started: float = field(init=False, factory=time.time)
+    proofs: dict[str, Proof] = field(init=False, factory=dict)
+    dropped: set[str] = field(init=False, factory=set)
+    study: str = field(init=False, default="")
+    trouble: DianaError | None = field(init=False, default=None)
+    blame: str = field(init=False, default="")
+
+    def run(self, ref: Ref) -> Receipt:
+        expected: dict[str, Ref] | None = None
+        reason = ""
+        try:
+            ref, expected, reason = self._expected(ref)
+        except DianaError as error:
+            return self._failed(ref, error)
+        self.study = ref.study
+        wanted = None if expected is None else {uid: at for uid, at in expected.items() if uid not in self.known}
+        if wanted is None or wanted:
+            self._move(ref, wanted, len(expected or ()))
+        return self._receipt(ref, wanted, reason)
+
+    def _expected(self, ref: Ref) -> tuple[Ref, dict[str, Ref] | None, str]:
+        """Return the full address, what the source has below it by SOP Instance UID, and why that is not known."""
+        if ref.level == DicomLevel.INSTANCES:
+            return ref, {ref.instance: ref} if ref.instance else None, ""
+        if not self.source.can("find"):
+            return ref, None, f"{self.source.name} cannot say what it has"
+        if not ref.uid and self.source.can("get"):
+            found = self.source.get(ref).ref
+            ref = evolve(found, id=ref.id, level=ref.level)
+        match = {key: value for key, value in ref.tags().items() if key != "PatientID" or ref.level == DicomLevel.PATIENTS}
+        if not match:
+            return ref, None, f"{self.source.name} does not know the item by a UID"
+        try:
+            rows = self.source.find(Query(match), DicomLevel.INSTANCES)
+        except Unsupported:
+            return ref, None, f"{self.source.name} cannot list instances"
+        if not rows:
+            raise ItemNotFound(f"{self.source.name}: no such {ref.level.singular.lower()}")
+        found_refs = [self.source.ref(row) for row in rows]
+        if not all(one.instance for one in found_refs):
+            return ref, None, f"{self.source.name} does not tell SOP Instance UIDs"
+        return ref, {one.instance: one for one in found_refs}, ""
+
+    def _move(self, ref: Ref, wanted: dict[str, Ref] | None, total: int) -> None:
+        try:
+            for proof in bounded_map(self._deliver, self._pull(ref, wanted, total), workers=self.workers):
+                if proof is not None:
+                    self.proofs[proof.uid] = proof
+                    if self.on_instance is not None:
+                        self.on_instance(proof)
+                if self.trouble is not None and self.blame == "dest":
+                    return
+        except DianaError as error:
+            self._note(error, "source")
+
+    def _pull(self, ref: Ref, wanted: dict[str, Ref] | None, total: int) -> Iterator[Dixel]:
+        """Yield what is to be sent: the item at once, or one by one when only a part of it is wanted."""
+        few = wanted is not None and (len(wanted) < total or self.look_first)
+        if few and wanted is not None and ref.level != DicomLevel.INSTANCES:
+            for one in wanted.values():
+                if not self._is_there(one):
+                    yield from self.source.pull(one)
+        else:
+            yield from self.source.pull(ref)
+
+    def _is_there(self, one: Ref) -> bool:
+        """Prove an instance without moving it: unchanged by steps, and both ends tell the same MD5."""
+        if self.steps or not self.look_first or not (self.source.can("digest") and self.dest.can("digest")):
+            return False
+        try:
+            there = self.dest.digest(evolve(one, id=""))
+        except ItemNotFound:
+            return False
+        except InvalidItem:
+            return False
+        if there != self.source.digest(one):
+            return False
+        self.proofs[one.instance] = Proof(one.instance, "verified", one.instance, there, note="was there")
+        return True
+
+    def _deliver(self, dixel: Dixel) -> Proof | None:
+        """Run one instance through the steps, put it and read it back; None when a step dropped it."""
+        uid = str(dixel.tags.get("SOPInstanceUID") or "")
+        self.study = self.study or str(dixel.tags.get("StudyInstanceUID") or "")
+        try:
+            changed: Dixel | None = dixel
+            for step in self.steps:
+                changed = step(changed)
+                if changed is None:
+                    self.dropped.add(uid)
+                    return None
+            return self._put(uid, changed)
+        except ITEM_IS_BAD as error:
+            return Proof(uid, "rejected", note=_note_of(error))
+        except DianaError as error:
+            self._note(error, "dest")
+            return Proof(uid, "missing", note=_note_of(error))
+        finally:
+            if dixel.blob is not None:
+                dixel.blob.close()
+
+    def _put(self, uid: str, dixel: Dixel) -> Proof:
+        blob = dixel.blob
+        if blob is None:
+            raise InvalidItem("the instance came without a file")
+        stored_uid = str(dixel.tags.get("SOPInstanceUID") or uid)
+        md5 = blob.digest()
+        if self.look_first and self._has(dixel.ref, md5):
+            return Proof(uid, "verified", stored_uid, md5, len(blob), note="was there")
+        there = self.dest.put(dixel)
+        address = evolve(dixel.ref, id=there)
+        if self.dest.can("digest"):
+            kept = self.dest.digest(address)
+            if kept != md5:
+                raise Conflict(f"{self.dest.name} holds other bytes than were sent")
+        elif self.dest.can("exists"):
+            if not self.dest.exists(address):
+                raise IncompleteTransfer(f"{self.dest.name} said success, but has it not", [stored_uid])
+        else:
+            return Proof(uid, "unread", stored_uid, md5, len(blob))
+        return Proof(uid, "verified", stored_uid, md5, len(blob))
+
+    def _has(self, ref: Ref, md5: str) -> bool:
+        if not self.dest.can("digest"):
+            return False
+        try:
+            return self.dest.digest(evolve(ref, id="")) == md5
+        except (ItemNotFound, InvalidItem):
+            return False
+
+    def _note(self, error: DianaError, blame: str) -> None:
+        if self.trouble is None:
+            self.trouble, self.blame = error, blame
+
+    def _failed(self, ref: Ref, error: DianaError) -> Receipt:
+        self._note(error, "source")
+        return self._make(ref, "failed", _note_of(error), None)
+
+    def _receipt(self, ref: Ref, wanted: dict[str, Ref] | None, reason: str) -> Receipt:
+        if wanted is not None:
+            for uid in wanted.keys() - self.proofs.keys() - self.dropped:
+                self.proofs[uid] = Proof(uid, "missing", note="" if self.trouble is None else _note_of(self.trouble))
+            expected: int | None = len(wanted) - len(self.dropped & wanted.keys())
+        else:
+            expected = len(self.proofs) if ref.level == DicomLevel.INSTANCES and self.trouble is None else None
+            if expected == 0 and not self.dropped:
+                return self._make(ref, "failed", f"{self.source.name} sent nothing", None)
+        if self.trouble is not None:
+            reason = _note_of(self.trouble)
+        counts = _counts(self.proofs.values())
+        rejected = next((one.note for one in self.proofs.values() if one.state == "rejected"), "")
+        if counts.get("unread") and self.trouble is None:
+            return self._make(ref, "unverifiable", f"{self.dest.name} cannot be read back", expected)
+        if self.dropped and not self.proofs and self.trouble is None:
+            return self._make(ref, "verified", NOTHING_LEFT, 0)
+        state = state_of(expected, counts, reason)
+        if self.trouble is not None and state in ("verified", "unverifiable"):
+            state = "incomplete" if counts else "failed"
+        if self.trouble is not None and not counts.get("verified"):
+            state = "failed" if not self.trouble.temporary else "incomplete"
+        return self._make(ref, state, reason or rejected, expected)
+
+    def _make(self, ref: Ref, state: str, reason: str, expected: int | None) -> Receipt:
+        return Receipt(
+            state,
+            self.source.name,
+            self.dest.name,
+            level=int(ref.level),
+            study=self.study or ref.study,
+            route=self.route,
+            reason=reason,
+            expected=expected,
+            proofs=tuple(self.proofs.values()),
+            steps=tuple(step.name for step in self.steps),
+            started=self.started,
+            ended=time.time(),
+            temporary=self.trouble is not None and self.trouble.temporary,
+            blame=self.blame,
+        )
+
+
+def _note_of(error: DianaError) -> str:
+    return f"{type(error).__name__}: {error}"
