@@ -69,7 +69,8 @@ class RouteTrigger(Trigger):
     def handle(self, event: Event, attempt: int) -> Receipt | str:
         """Transfer what the event announced; return the receipt, or a word when there was nothing to send."""
         route, ref, steps = self.route, event.ref, list(self.route.steps)
-        follows, known = "", {}
+        follows: str = ""
+        known: dict[str, str] = {}
         if event.evtype.level == DicomLevel.INSTANCES:
             if route.when.match:
                 steps.insert(0, Filter(route.when))
@@ -99,7 +100,7 @@ class RouteTrigger(Trigger):
 
 @frozen
 class Backtested:
-    """Say what a rule would have done about one event of the ledger: ``matched`` is None when nobody can tell any more."""
+    """Say what a rule would have done about an event of the ledger; ``matched`` is None when nobody can tell."""
 
     event: int
     evtype: DicomEventType

@@ -70,7 +70,7 @@ class ServerAnonymize:
         """Return the de-identified instance."""
         from diana.dixel.sham_dixel import ShamDixel
 
-        sham = ShamDixel.from_dixel(dixel)
+        sham = ShamDixel.from_dixel(dixel, wide=True)
         blob = Blob(self.server.anonymize(dixel, replacement_map=sham.orthanc_sham_map()))
         return Dixel.from_header(read_header(blob.read()), file=blob)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import define, evolve, field
 
@@ -13,6 +13,7 @@ from diana.dixel import Dixel
 from diana.exceptions import (
     Conflict,
     DianaError,
+    GatewayConnectionError,
     GatewayRefused,
     IncompleteTransfer,
     InvalidItem,
@@ -28,7 +29,7 @@ from diana.utils.pool import bounded_map
 log = logging.getLogger(__name__)
 
 NOTHING_LEFT = "every instance was filtered out"
-ITEM_IS_BAD = (InvalidItem, GatewayRefused, Unsupported)
+ITEM_IS_BAD = (InvalidItem, GatewayRefused, ItemNotFound, Unsupported)
 
 
 def transfer(
@@ -67,7 +68,12 @@ def transfer(
         done.update({proof.uid: proof.md5 for proof in receipt.proofs if proof.state == "verified"})
         time.sleep(backoff.delay(attempt))
     log.info(
-        "%s to %s: %s, %d instances verified, %d bytes", source.name, dest.name, receipt.state, receipt.verified, receipt.size
+        "%s to %s: %s, %d instances verified, %d bytes",
+        source.name,
+        dest.name,
+        receipt.state,
+        receipt.verified,
+        receipt.size,
     )
     return receipt
 
@@ -80,12 +86,14 @@ def _joined(before: Receipt, now: Receipt) -> Receipt:
         expected += sum(proof.state == "verified" for proof in before.proofs)
     counts = _counts(proofs.values())
     state = "failed" if now.state == "failed" and not counts.get("verified") else state_of(expected, counts, now.reason)
-    return evolve(now, id=before.id, started=before.started, proofs=tuple(proofs.values()), expected=expected, state=state)
+    return evolve(
+        now, id=before.id, started=before.started, proofs=tuple(proofs.values()), expected=expected, state=state
+    )
 
 
-def _counts(proofs: object) -> dict[str, int]:
+def _counts(proofs: Iterable[Proof]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for proof in proofs:  # type: ignore[attr-defined]  # any iterable of proofs
+    for proof in proofs:
         counts[proof.state] = counts.get(proof.state, 0) + 1
     return counts
 
@@ -108,6 +116,7 @@ class _Job:
     study: str = field(init=False, default="")
     trouble: DianaError | None = field(init=False, default=None)
     blame: str = field(init=False, default="")
+    dest_is_down: bool = field(init=False, default=False)
 
     def run(self, ref: Ref) -> Receipt:
         expected: dict[str, Ref] | None = None
@@ -131,7 +140,9 @@ class _Job:
         if not ref.uid and self.source.can("get"):
             found = self.source.get(ref).ref
             ref = evolve(found, id=ref.id, level=ref.level)
-        match = {key: value for key, value in ref.tags().items() if key != "PatientID" or ref.level == DicomLevel.PATIENTS}
+        match = {
+            key: value for key, value in ref.tags().items() if key != "PatientID" or ref.level == DicomLevel.PATIENTS
+        }
         if not match:
             return ref, None, f"{self.source.name} does not know the item by a UID"
         try:
@@ -152,7 +163,7 @@ class _Job:
                     self.proofs[proof.uid] = proof
                     if self.on_instance is not None:
                         self.on_instance(proof)
-                if self.trouble is not None and self.blame == "dest":
+                if self.dest_is_down:
                     return
         except DianaError as error:
             self._note(error, "source")
@@ -187,17 +198,19 @@ class _Job:
         uid = str(dixel.tags.get("SOPInstanceUID") or "")
         self.study = self.study or str(dixel.tags.get("StudyInstanceUID") or "")
         try:
-            changed: Dixel | None = dixel
+            going = dixel
             for step in self.steps:
-                changed = step(changed)
+                changed = step(going)
                 if changed is None:
                     self.dropped.add(uid)
                     return None
-            return self._put(uid, changed)
+                going = changed
+            return self._put(uid, going)
         except ITEM_IS_BAD as error:
             return Proof(uid, "rejected", note=_note_of(error))
         except DianaError as error:
             self._note(error, "dest")
+            self.dest_is_down = isinstance(error, GatewayConnectionError)
             return Proof(uid, "missing", note=_note_of(error))
         finally:
             if dixel.blob is not None:
@@ -214,7 +227,10 @@ class _Job:
         there = self.dest.put(dixel)
         address = evolve(dixel.ref, id=there)
         if self.dest.can("digest"):
-            kept = self.dest.digest(address)
+            try:
+                kept = self.dest.digest(address)
+            except ItemNotFound:
+                raise IncompleteTransfer(f"{self.dest.name} said success, but has it not", [stored_uid]) from None
             if kept != md5:
                 raise Conflict(f"{self.dest.name} holds other bytes than were sent")
         elif self.dest.can("exists"):

@@ -24,7 +24,7 @@ TOP_KEYS = ("services", "routes", "state", "grace")
 ROUTE_KEYS = ("name", "source", "event", "when", "steps", "to", "remove_source", "workers")
 HANDLER_KEYS = ("handler", "source", "dest")
 EVENT_WORDS = {
-    **{word: evtype for word, evtype in EVENTS.items()},
+    **EVENTS,
     "instance": DicomEventType.INSTANCE_ADDED,
     "study": DicomEventType.STUDY_ADDED,
     "file": DicomEventType.FILE_ADDED,
@@ -33,7 +33,7 @@ EVENT_WORDS = {
 
 @define
 class WatchConfig:
-    """Hold what a watch file says; ``state`` is the folder of the ledger, ``grace`` seconds for the work in hand at a stop."""
+    """Hold what a watch file says: ``state`` is the ledger's folder, ``grace`` the seconds that a stop waits."""
 
     services: ServiceManager
     routes: list[Route] = field(factory=list)
@@ -74,13 +74,17 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None 
     for at, described in enumerate(routes):
         problems += _add_route(config, described, f"{origin}: route {at + 1}")
     names = [route.name for route in config.routes]
-    problems += [f"{origin}: two routes are named {name!r}" for name in sorted({one for one in names if names.count(one) > 1})]
+    problems += [
+        f"{origin}: two routes are named {name!r}" for name in sorted({one for one in names if names.count(one) > 1})
+    ]
     if problems:
         raise ConfigError(problems)
     return config
 
 
-def make_watcher(config: WatchConfig, *, state: str | os.PathLike[str] | None = None, until_idle: bool = False) -> Watcher:
+def make_watcher(
+    config: WatchConfig, *, state: str | os.PathLike[str] | None = None, until_idle: bool = False
+) -> Watcher:
     """
     Return the Watcher that a configuration describes, its ledger in the folder ``state`` (default: the file's own).
 
@@ -146,7 +150,9 @@ def _add_handler(config: WatchConfig, described: Mapping[str, Any]) -> list[str]
 
 def _read_name(_: WatchConfig, value: Any) -> str:
     if not isinstance(value, str) or not value or ":" in value:
-        raise ConfigError("'name' is a word without a colon; it must stay the same, because the ledger knows the route by it")
+        raise ConfigError(
+            "'name' is a word without a colon; it must stay the same, because the ledger knows the route by it"
+        )
     return value
 
 

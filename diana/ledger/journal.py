@@ -148,7 +148,8 @@ class Journal:
             for row in fresh.values()
         ]
         connection.execute(self.store.insert_new(events), rows)
-        ids = dict(connection.execute(select(events.c.key, events.c.id).where(of_source)).tuples().all())
+        found = connection.execute(select(events.c.key, events.c.id).where(of_source))
+        ids = {row.key: row.id for row in found}
         owed = [
             {
                 "event": ids[row.key],
@@ -184,8 +185,8 @@ class Journal:
         Save how starts ended, with their receipts, and start up to ``wanted[trigger]`` deliveries of each trigger.
 
         A start is counted here, before its work begins. For a trigger in ``ordered`` only the first open delivery of
-        each study is started. A due time further ahead than ``longest_wait`` seconds can only come from a clock that was
-        set back, and counts as due. One transaction for both keeps the cost per delivery low.
+        each study is started. A due time further ahead than ``longest_wait`` seconds can only come from a clock that
+        was set back, and counts as due. One transaction for both keeps the cost per delivery low.
         """
         now = time.time()
         with self.store.begin() as connection:
@@ -193,7 +194,9 @@ class Journal:
             started: list[Delivery] = []
             for trigger, count in wanted.items():
                 if count > 0:
-                    started += self._start(connection, trigger, count, owner, (now, now + longest_wait), trigger in ordered)
+                    started += self._start(
+                        connection, trigger, count, owner, (now, now + longest_wait), trigger in ordered
+                    )
         return started
 
     def _finish(self, connection: Connection, results: list[Result], now: float) -> None:
@@ -249,17 +252,14 @@ class Journal:
                 .limit(count - len(found))
                 .with_for_update(skip_locked=True, of=deliveries)
             )
-            for row in connection.execute(asked).mappings():
-                found.append(_delivery(row))
+            found.extend(_delivery(row) for row in connection.execute(asked).mappings())
             if len(found) >= count:
                 break
         if found:
             connection.execute(
                 update(deliveries)
                 .where(deliveries.c.id.in_([one.id for one in found]))
-                .values(
-                    state="busy", owner=owner, attempts=deliveries.c.attempts + 1, crashes=deliveries.c.crashes + 1
-                )
+                .values(state="busy", owner=owner, attempts=deliveries.c.attempts + 1, crashes=deliveries.c.crashes + 1)
             )
         return found
 
@@ -270,7 +270,11 @@ class Journal:
                 update(deliveries)
                 .where(deliveries.c.id.in_(list(ids)), deliveries.c.state == "busy")
                 .values(
-                    state="waiting", owner="", attempts=deliveries.c.attempts - 1, crashes=deliveries.c.crashes - 1, due=0.0
+                    state="waiting",
+                    owner="",
+                    attempts=deliveries.c.attempts - 1,
+                    crashes=deliveries.c.crashes - 1,
+                    due=0.0,
                 )
             )
 
@@ -285,7 +289,12 @@ class Journal:
             dead = connection.execute(
                 update(deliveries)
                 .where(busy, deliveries.c.crashes >= MAX_STARTS)
-                .values(state="dead", owner="", note=f"the process died {MAX_STARTS} times with this in hand", last_at=time.time())
+                .values(
+                    state="dead",
+                    owner="",
+                    note=f"the process died {MAX_STARTS} times with this in hand",
+                    last_at=time.time(),
+                )
             )
             back = connection.execute(update(deliveries).where(busy).values(state="waiting", owner="", due=0.0))
         return back.rowcount, dead.rowcount
@@ -304,7 +313,9 @@ class Journal:
     def next_due(self) -> float | None:
         """Return the Unix time of the next waiting start, or None."""
         with self.store.begin() as connection:
-            return connection.execute(select(func.min(deliveries.c.due)).where(deliveries.c.state == "waiting")).scalar()
+            return connection.execute(
+                select(func.min(deliveries.c.due)).where(deliveries.c.state == "waiting")
+            ).scalar()
 
     def oldest_open(self) -> float | None:
         """Return the Unix time at which the oldest unfinished delivery came in, or None."""

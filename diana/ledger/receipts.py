@@ -55,8 +55,8 @@ class Receipt:
     route: str = ""
     reason: str = ""
     expected: int | None = None
-    proofs: tuple[Proof, ...] = field(default=(), converter=tuple)
-    steps: tuple[str, ...] = field(default=(), converter=tuple)
+    proofs: tuple[Proof, ...] = ()
+    steps: tuple[str, ...] = ()
     follows: str = ""
     started: float = field(factory=time.time)
     ended: float = field(factory=time.time)
@@ -163,14 +163,14 @@ class ReceiptBook:
             return [self._data(connection, dict(row)) for row in rows]
 
     def previous(self, route: str, dest: str, study: str) -> tuple[str, dict[str, str]]:
-        """Return the first receipt of a study on a route, and the MD5 of each instance that is verified there so far."""
+        """Return the first receipt of a study on a route, and the MD5 of each instance verified there so far."""
         same = (receipts.c.route == route, receipts.c.dest == dest, receipts.c.study == study)
         with self.store.begin() as connection:
             ids = list(connection.execute(select(receipts.c.id).where(*same).order_by(receipts.c.started)).scalars())
             if not ids:
                 return "", {}
             asked = select(proofs.c.uid, proofs.c.md5).where(proofs.c.receipt.in_(ids), proofs.c.state == "verified")
-            return ids[0], dict(connection.execute(asked).tuples().all())
+            return ids[0], {row.uid: row.md5 for row in connection.execute(asked)}
 
     def _data(self, connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
         bad = select(proofs).where(proofs.c.receipt == row["id"], proofs.c.state != "verified")
@@ -182,7 +182,9 @@ class ReceiptBook:
 
     def _write(self, connection: Connection, one: Receipt) -> None:
         data = one.asdict()
-        row = {key: data[key] for key in ("id", "route", "source", "dest", "study", "level", "state", "reason", "follows")}
+        row = {
+            key: data[key] for key in ("id", "route", "source", "dest", "study", "level", "state", "reason", "follows")
+        }
         row.update(expected=one.expected, verified=one.verified, bytes=one.size, started=one.started, ended=one.ended)
         row["data"] = json.dumps({"steps": data["steps"]})
         connection.execute(self.store.upsert(receipts), [row])

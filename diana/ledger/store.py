@@ -119,7 +119,9 @@ class Store:
             if version is None:
                 connection.execute(self.insert_new(schema.about), [{"key": "version", "value": schema.VERSION}])
             elif version != schema.VERSION:
-                raise StateError(f"the ledger {self._label} has version {version!r}, this program needs {schema.VERSION}")
+                raise StateError(
+                    f"the ledger {self._label} has version {version!r}, this program needs {schema.VERSION}"
+                )
 
     @property
     def _label(self) -> str:
@@ -134,7 +136,9 @@ class Store:
                 raise StateUnavailable(f"the ledger {self._label} cannot be written now: {error.orig}") from None
             raise StateError(f"the ledger {self._label} cannot be used: {error.orig}") from None
         except DBAPIError as error:
-            raise StateError(f"the ledger {self._label} is damaged or not a ledger: {type(error.orig).__name__}") from None
+            raise StateError(
+                f"the ledger {self._label} is damaged or not a ledger: {type(error.orig).__name__}"
+            ) from None
 
 
 def _sqlite_file(path: Path) -> Engine:
@@ -162,4 +166,3 @@ def _sqlite(engine: Engine) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-

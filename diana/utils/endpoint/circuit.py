@@ -17,7 +17,7 @@ class Backoff:
 
     def delay(self, attempt: int, wish: float | None = None) -> float:
         """Return the pause before the start that follows ``attempt`` (1 is the first)."""
-        most = min(self.cap, self.base * 2 ** min(attempt - 1, 30))
+        most = min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
         drawn = random.uniform(0.1, 1.0) * most  # noqa: S311  # spreads load, keeps no secret
         return min(self.cap, max(drawn, wish or 0.0))
 

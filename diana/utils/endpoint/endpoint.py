@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar  # Any: options and data are the backend's own
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from diana.exceptions import DianaError, InvalidItem, Unsupported
 from diana.utils.dicom.levels import DicomLevel
@@ -14,6 +14,7 @@ from diana.utils.dicom.query import Query
 from diana.utils.dicom.ref import Ref
 from diana.utils.dicom.views import DixelView
 from diana.utils.endpoint.serializable import Serializable
+from diana.utils.pool import bounded_map
 
 if TYPE_CHECKING:
     from diana.dixel import Dixel
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VERBS = ("check", "put", "get", "find", "pull", "exists", "update", "delete", "digest")
+
+
+@frozen
+class Outcome:
+    """Say what became of one item of many: its id at the destination, or the error."""
+
+    item: Dixel
+    id: str = ""
+    error: DianaError | None = None
 
 
 @define(eq=False, slots=False)
@@ -55,6 +65,20 @@ class Endpoint(Serializable):
         The same item twice is one item. Raises Conflict where other bytes are kept under the same SOP Instance UID.
         """
         return self._put(item, **options)
+
+    def put_many(self, items: Iterable[Dixel], *, workers: int = 4) -> Iterator[Outcome]:
+        """
+        Put items as they come, ``workers`` at a time, and yield an outcome for each in their order.
+
+        One bad item does not stop the others; its outcome holds the error.
+        """
+        return bounded_map(self._put_one, items, workers=workers)
+
+    def _put_one(self, item: Dixel) -> Outcome:
+        try:
+            return Outcome(item, id=self.put(item))
+        except DianaError as error:
+            return Outcome(item, error=error)
 
     def get(
         self,
@@ -99,7 +123,7 @@ class Endpoint(Serializable):
         limit, fields = options.pop("limit", None), options.pop("fields", ())
         asked = self.query(query, level)
         if limit is not None or fields:
-            asked = evolve(asked, limit=limit if limit is not None else asked.limit, fields=(*asked.fields, *fields))
+            asked = evolve(asked, limit=asked.limit if limit is None else limit, fields=[*asked.fields, *fields])
         if self.dicom_keys:
             asked.check_keywords()
         for count, found in enumerate(self._find(asked, **options), 1):
@@ -160,7 +184,7 @@ class Endpoint(Serializable):
         if isinstance(item, Ref):
             return item
         if isinstance(item, str):
-            return Ref(DicomLevel.STUDIES if level is None else level, id=item)  # type: ignore[arg-type]
+            return Ref(DicomLevel.STUDIES if level is None else level, id=item)
         if not hasattr(item, "ref"):
             raise InvalidItem(f"{self.name}: an item is a dixel, a Ref or an id, not {type(item).__name__}")
         return self._address(item)
@@ -181,13 +205,13 @@ class Endpoint(Serializable):
     def _unsupported(self, verb: str) -> Unsupported:
         return Unsupported(f"{self.name}: {type(self).__name__} cannot {verb}")
 
-    def _put(self, dixel: Dixel, **options: Any) -> str:
+    def _put(self, dixel: Dixel) -> str:
         raise self._unsupported("put")
 
-    def _get(self, ref: Ref, view: DixelView, **options: Any) -> Dixel:
+    def _get(self, ref: Ref, view: DixelView) -> Dixel:
         raise self._unsupported("get")
 
-    def _find(self, query: Query, **options: Any) -> Iterator[Dixel]:
+    def _find(self, query: Query) -> Iterator[Dixel]:
         raise self._unsupported("find")
 
     def _pull(self, ref: Ref) -> Iterator[Dixel]:

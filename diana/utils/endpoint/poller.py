@@ -78,19 +78,21 @@ class Poller:
         while not self._stop.is_set():
             try:
                 if not resumed:
-                    source_id = self.source.source_id
-                    self.source.resume(self._journal.cursor(source_id), lambda keys: self._journal.seen(source_id, keys))
+                    self.source.resume(self._journal.cursor(self.source.source_id), self._seen)
                     self.source.listen(self._wake.set)
                     resumed = True
                 pause = self._look()
             except DianaError as error:
                 pause = self._away(str(error))
-            except Exception as error:  # noqa: BLE001  # a source may raise anything; the others must go on (R6)
+            except Exception as error:  # a source may raise anything; the others must go on (R6)
                 log.debug("a look failed", exc_info=True)
                 pause = self._away(f"{type(error).__name__} while looking")
             if pause > 0:
                 self._wake.wait(pause)
                 self._wake.clear()
+
+    def _seen(self, keys: Sequence[str]) -> set[str]:
+        return self._journal.seen(self.source.source_id, keys)
 
     def _look(self) -> float:
         """Look once; return the pause until the next look."""
@@ -113,7 +115,9 @@ class Poller:
 
     def _store(self, page: Page) -> None:
         source_id = self.source.source_id
-        rows = [EventRow(source_id, one.key, int(one.evtype), one.data, one.study, one.timestamp) for one in page.events]
+        rows = [
+            EventRow(source_id, one.key, int(one.evtype), one.data, one.study, one.timestamp) for one in page.events
+        ]
         self._taken += len(rows)
         self._journal.take(source_id, rows, self._triggers, page.cursor, wants_done=self.wants_done)
 
@@ -144,4 +148,4 @@ class Poller:
         if self._failures == 1:
             log.warning("%s cannot be watched: %s; it is tried again", self.source.name, reason)
         longest = max(self.source.polling_interval, LONGEST_AWAY)
-        return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2 ** min(self._failures, 12))  # noqa: S311  # spreads load
+        return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2.0 ** min(self._failures, 12))  # noqa: S311  # spreads load

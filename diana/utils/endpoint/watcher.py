@@ -101,7 +101,7 @@ class Watcher:
         self._next_due: float | None = 0.0
 
     def add_trigger(self, trigger: Trigger) -> None:
-        """Add a trigger; its source is watched once, however many triggers it has. Raises ConfigError for a name twice."""
+        """Add a trigger; a source is watched once whatever its triggers. Raises ConfigError for a name used twice."""
         if trigger.name in self.triggers:
             raise ConfigError(f"two triggers have the name {trigger.name!r}")
         self.triggers[trigger.name] = trigger
@@ -261,7 +261,7 @@ class Watcher:
                 result = Result(delivery.id, "done", "gone or changed before its turn")
         except DianaError as error:
             result = self._failed(delivery, trigger, error, str(error))
-        except Exception as error:  # noqa: BLE001  # an action may raise anything; the loop must go on (R6)
+        except Exception as error:  # an action may raise anything; the loop must go on (R6)
             log.debug("an action failed", exc_info=True)
             result = self._failed(delivery, trigger, error, f"{type(error).__name__} in the action")
         for party in trigger.parties:
@@ -309,7 +309,9 @@ class Watcher:
         if circuit.failed():
             log.warning("%s is down: %s; its work waits and is tried again", party, note)
         if delivery.attempt >= self.max_attempts and not was_open:
-            log.warning("%s: delivery %d is dead after %d attempts: %s", trigger.name, delivery.id, delivery.attempt, note)
+            log.warning(
+                "%s: delivery %d is dead after %d attempts: %s", trigger.name, delivery.id, delivery.attempt, note
+            )
             return Result(delivery.id, "dead", note, receipt=receipt)
         due = time.time() + (0.0 if was_open else self.backoff.delay(delivery.attempt, wish))
         kept = receipt if receipt is not None and receipt.level < 4 else None
@@ -377,12 +379,15 @@ class Watcher:
         results = self._drain()
         self.journal.turn([result for _, result in results], {}, owner=self._owner)
         if self._in_hand:
-            log.warning("%d deliveries did not end within the grace; they are begun again next time", len(self._in_hand))
+            log.warning(
+                "%d deliveries did not end within the grace; they are begun again next time", len(self._in_hand)
+            )
             self.journal.put_back(list(self._in_hand))
         self._in_hand.clear()
         self._pools.clear()
 
 
 def _event(row: EventRow) -> Event:
-    return Event(DicomEventType(row.evtype), row.data, key=row.key, source_id=row.source, study=row.study, timestamp=row.at)
-
+    return Event(
+        DicomEventType(row.evtype), row.data, key=row.key, source_id=row.source, study=row.study, timestamp=row.at
+    )
