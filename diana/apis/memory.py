@@ -49,7 +49,9 @@ class Memory(Endpoint):
         found = self._summary(rows, ref.level)
         if DixelView.FILE in view or DixelView.PIXELS in view:
             if ref.level != DicomLevel.INSTANCES:
-                raise InvalidItem(f"{self.name}: file and pixels belong to instances; pull a {ref.level.singular.lower()}")
+                raise InvalidItem(
+                    f"{self.name}: file and pixels belong to instances; pull a {ref.level.singular.lower()}"
+                )
             found.blob = rows[0].blob
         if DixelView.PIXELS in view:
             from pydicom import dcmread

@@ -60,12 +60,16 @@ def from_header(header: Header, fn: str | None = None, file: bytes | Blob | None
 
 
 def element_values(ds: Dataset, depth: int = 0) -> dict[str, Any]:
-    """Return the elements of a data set by keyword: names as text, several values as list, sequences as list of dicts."""
+    """Return elements by keyword: names as text, several values as list, sequences as list of dicts."""
     found: dict[str, Any] = {}
     for tag in list(ds.keys()):
         try:
             element = ds[tag]
-            if element.keyword and not element.tag.is_private and element.VR not in ("OB", "OW", "OF", "OD", "OL", "OV", "UN"):
+            if (
+                element.keyword
+                and not element.tag.is_private
+                and element.VR not in ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
+            ):
                 value = _value(element, depth)
                 if value not in (None, "", []):
                     found[element.keyword] = value

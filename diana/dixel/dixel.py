@@ -10,7 +10,7 @@ from attrs import define, field
 
 from diana.exceptions import InvalidItem
 from diana.utils.blob import Blob
-from diana.utils.dicom.levels import DicomLevel
+from diana.utils.dicom.levels import DicomLevel, as_level
 from diana.utils.dicom.ref import Ref
 from diana.utils.endpoint.serializable import Serializable
 
@@ -49,7 +49,7 @@ class Dixel(Serializable):
 
     meta: dict[str, Any] = field(factory=dict, converter=_as_dict)
     tags: dict[str, Any] = field(factory=dict, converter=_as_dict)
-    level: DicomLevel = field(default=DicomLevel.STUDIES, converter=DicomLevel.from_label)
+    level: DicomLevel = field(default=DicomLevel.STUDIES, converter=as_level)
     parent: Dixel | None = field(default=None)
 
     children: list[Dixel] = field(init=False, factory=list)
@@ -92,7 +92,7 @@ class Dixel(Serializable):
         return str(self.meta.get("ID") or "") or self.parent_oid(self.level)
 
     def parent_oid(self, level: DicomLevel) -> str:
-        """Return the Orthanc id of the dixel's own patient, study or series. Raises InvalidItem when a UID is missing."""
+        """Return the Orthanc id of the dixel's own patient, study or series. Raises InvalidItem without its UIDs."""
         ref = Ref.from_tags({"PatientID": "", **self.tags}, self.level).at(level)
         return ref.oid
 
@@ -219,7 +219,7 @@ class Dixel(Serializable):
         file: bytes | Blob | None = None,
     ) -> Dixel:
         """Return a dixel from Orthanc's JSON, tags simplified."""
-        found = Dixel(meta=meta, tags=tags, level=level)  # type: ignore[arg-type]  # the converter takes None
+        found = Dixel(meta=meta, tags=tags, level=level)
         found.simplify_tags()
         found.file = file
         return found

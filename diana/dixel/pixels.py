@@ -30,8 +30,9 @@ def shaped(pixels: NDArray[Any], tags: Mapping[str, Any]) -> NDArray[Any]:
         raise InvalidItem("the pixel array does not have the size that Rows, Columns, samples and frames announce")
     if samples > 1 and _whole(tags, "PlanarConfiguration", 0) == 1:
         planes = pixels.reshape(frames, samples, rows, columns)
-        return np.moveaxis(planes, 1, -1).reshape(shape)
-    return pixels.reshape(shape)
+        pixels = np.moveaxis(planes, 1, -1)
+    laid_out: NDArray[Any] = pixels.reshape(shape)
+    return laid_out
 
 
 def rescaled(pixels: NDArray[Any], tags: Mapping[str, Any]) -> NDArray[Any]:
@@ -40,10 +41,14 @@ def rescaled(pixels: NDArray[Any], tags: Mapping[str, Any]) -> NDArray[Any]:
     if (slope, intercept) == (1.0, 0.0) or _whole(tags, "SamplesPerPixel", 1) > 1:
         return pixels.copy()
     if slope.is_integer() and intercept.is_integer() and np.issubdtype(pixels.dtype, np.integer):
-        low, high = (int(one) * int(slope) + int(intercept) for one in (pixels.min(initial=0), pixels.max(initial=0)))
-        kind = np.int32 if max(abs(low), abs(high)) < 2**31 else np.int64
-        return pixels.astype(kind) * kind(int(slope)) + kind(int(intercept))
-    return pixels.astype(np.float64) * slope + intercept
+        ends = [int(one) * int(slope) + int(intercept) for one in (pixels.min(initial=0), pixels.max(initial=0))]
+        largest = max(abs(one) for one in (*ends, int(slope), int(intercept)))
+        if largest < 2**63:
+            kind = np.int32 if largest < 2**31 else np.int64
+            whole: NDArray[Any] = pixels.astype(kind) * kind(int(slope)) + kind(int(intercept))
+            return whole
+    real: NDArray[Any] = pixels.astype(np.float64) * slope + intercept
+    return real
 
 
 def _whole(tags: Mapping[str, Any], keyword: str, default: int) -> int:

@@ -22,7 +22,8 @@ class DicomLevel(IntEnum):
     def __str__(self) -> str:
         return self.name.lower()
 
-    __format__ = object.__format__
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
     @property
     def singular(self) -> str:
@@ -51,3 +52,8 @@ class DicomLevel(IntEnum):
         elif isinstance(label, int) and not isinstance(label, bool) and label in cls._value2member_map_:
             return cls(label)
         raise InvalidItem(f"no DICOM level {label!r}; use patients, studies, series or instances")
+
+
+def as_level(label: DicomLevel | int | str) -> DicomLevel:
+    """Return the level of a member, a number or a word; the converter of attrs fields."""
+    return DicomLevel.from_label(label)

@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 
 from diana.exceptions import ConfigError, Unsupported
 from diana.utils.dicom import matching
-from diana.utils.dicom.levels import DicomLevel
+from diana.utils.dicom.levels import DicomLevel, as_level
 
 GROUPS = ("any", "all", "not")
 
@@ -39,17 +39,17 @@ class Query:
     """
     Ask for objects by DICOM keyword.
 
-    Each value of ``match`` is one of: a text (``*`` and ``?`` are wildcards, a backslash or a list means any of, ``A-B``
-    is a range for dates and times, ``>2`` ``<=5`` compare numbers), a date, a number, or empty: then the key is not
-    matched but asked for (PS3.4 C.2.2.2). The lower-case keys ``all``, ``any`` (lists of such mappings) and ``not``
-    (one mapping) combine them; wire protocols do not know these and refuse them. Names of persons match whatever the
-    case. ``fields`` are more keywords to return; ``limit`` ends the search early on purpose.
+    Each value of ``match`` is one of: a text (``*`` and ``?`` are wildcards, a backslash or a list means any of,
+    ``A-B`` is a range for dates and times, ``>2`` ``<=5`` compare numbers), a date, a number, or empty: then the key
+    is not matched but asked for (PS3.4 C.2.2.2). The lower-case keys ``all``, ``any`` (lists of such mappings) and
+    ``not`` (one mapping) combine them; wire protocols do not know these and refuse them. Names of persons match
+    whatever the case. ``fields`` are more keywords to return; ``limit`` ends the search early on purpose.
     """
 
     match: Mapping[str, Any] = field(factory=dict, converter=_frozen_copy, repr=lambda match: str(sorted(match)))
-    level: DicomLevel = field(default=DicomLevel.STUDIES, converter=DicomLevel.from_label)
+    level: DicomLevel = field(default=DicomLevel.STUDIES, converter=as_level)
     limit: int | None = field(default=None, kw_only=True)
-    fields: Sequence[str] = field(default=(), kw_only=True, converter=tuple)
+    fields: Sequence[str] = field(default=(), kw_only=True)
 
     def at(self, level: DicomLevel) -> Query:
         """Return the same question at another level."""

@@ -10,7 +10,7 @@ from typing import Any  # tag values may be of any type
 from attrs import evolve, field, frozen
 
 from diana.exceptions import InvalidItem
-from diana.utils.dicom.levels import DicomLevel
+from diana.utils.dicom.levels import DicomLevel, as_level
 
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 OID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}\Z")
@@ -52,7 +52,7 @@ class Ref:
     id, a file name). Neither shows in the ``repr``, because they may come from patient data.
     """
 
-    level: DicomLevel = field(converter=DicomLevel.from_label)
+    level: DicomLevel = field(converter=as_level)
     study: str = field(default="", kw_only=True)
     series: str = field(default="", kw_only=True)
     instance: str = field(default="", kw_only=True)
@@ -86,11 +86,13 @@ class Ref:
         """Return the Orthanc id of the ref's level. Raises InvalidItem when a UID on the way is unknown."""
         uids = (self.study, self.series, self.instance)[: self.level - 1]
         if not all(uids) or self.patient is None:
-            raise InvalidItem(f"the address of a {self.level.singular.lower()} is not complete enough for its Orthanc id")
+            raise InvalidItem(
+                f"the address of a {self.level.singular.lower()} is not complete enough for its Orthanc id"
+            )
         return orthanc_id(self.patient, *uids)
 
     def at(self, level: DicomLevel) -> Ref:
-        """Return the address of the item's own ancestor at a more general level. Raises InvalidItem for a deeper one."""
+        """Return the address of the ancestor at a more general level. Raises InvalidItem for a deeper one."""
         if level > self.level:
             raise InvalidItem(f"a {self.level.singular.lower()} does not say which {level.singular.lower()} is meant")
         if level == self.level:
