@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from diana.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from diana.ledger.journal import Delivery, EventRow, Journal, Result
+    from diana.ledger.journal import Journal
     from diana.ledger.receipts import Proof, Receipt, ReceiptBook
+    from diana.ledger.rows import Delivery, EventRow, Result
     from diana.ledger.store import Store
 
 __all__ = ["Delivery", "EventRow", "Journal", "Proof", "Receipt", "ReceiptBook", "Result", "Store"]
@@ -16,13 +17,13 @@ __all__ = ["Delivery", "EventRow", "Journal", "Proof", "Receipt", "ReceiptBook",
 __getattr__ = lazy_names(
     __name__,
     {
-        "Delivery": ".journal",
-        "EventRow": ".journal",
+        "Delivery": ".rows",
+        "EventRow": ".rows",
         "Journal": ".journal",
         "Proof": ".receipts",
         "Receipt": ".receipts",
         "ReceiptBook": ".receipts",
-        "Result": ".journal",
+        "Result": ".rows",
         "Store": ".store",
     },
 )

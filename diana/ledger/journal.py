@@ -7,64 +7,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any  # cursors and event data are JSON
 
-from attrs import field, frozen
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
 from diana.exceptions import StateError
-from diana.ledger.receipts import Receipt, ReceiptBook
+from diana.ledger.receipts import ReceiptBook
+from diana.ledger.rows import Delivery, EventRow, Result, delivery_of, event_of
 from diana.ledger.schema import cursors, deliveries, events
 from diana.ledger.store import Store
 
 MAX_STARTS = 5
 READ_AHEAD = 5000
 BATCH = 200
-
-
-@frozen
-class EventRow:
-    """Hold an event as plain values."""
-
-    source: str
-    key: str = field(repr=False)
-    evtype: int
-    data: Mapping[str, Any] = field(repr=False)
-    study: str = field(default="", repr=False)
-    at: float = field(factory=time.time)
-    id: int = 0
-
-
-@frozen
-class Delivery:
-    """
-    Hold one thing to do: an event and the trigger that wants it.
-
-    ``attempt`` counts this start; ``alone`` asks that nothing else runs beside it, because the process has died twice
-    with it in hand.
-    """
-
-    id: int
-    trigger: str
-    event: EventRow
-    attempt: int
-    alone: bool = False
-    receipt: str = ""
-
-
-@frozen
-class Result:
-    """
-    Say how a start of a delivery ended.
-
-    ``state`` is done, dead or waiting (then ``due`` is the Unix time of the next start, and ``spent`` says whether the
-    start counts as an attempt).
-    """
-
-    delivery: int
-    state: str
-    note: str = ""
-    due: float = 0.0
-    spent: bool = True
-    receipt: Receipt | None = None
 
 
 class Journal:
@@ -252,7 +205,7 @@ class Journal:
                 .limit(count - len(found))
                 .with_for_update(skip_locked=True, of=deliveries)
             )
-            found.extend(_delivery(row) for row in connection.execute(asked).mappings())
+            found.extend(delivery_of(row) for row in connection.execute(asked).mappings())
             if len(found) >= count:
                 break
         if found:
@@ -370,7 +323,7 @@ class Journal:
         """Return the events that came in since a Unix time, oldest first."""
         asked = select(events).where(events.c.at >= since).order_by(events.c.id).limit(limit)
         with self.store.begin() as connection:
-            return [_event(row) for row in connection.execute(asked).mappings()]
+            return [event_of(row) for row in connection.execute(asked).mappings()]
 
     def finished_events(self, source: str, ids: Sequence[int] | None = None) -> list[EventRow]:
         """Return the open events of a source (or those among ``ids``) whose deliveries all ended well."""
@@ -379,7 +332,7 @@ class Journal:
         if ids is not None:
             asked = asked.where(events.c.id.in_(list(ids)))
         with self.store.begin() as connection:
-            return [_event(row) for row in connection.execute(asked).mappings()]
+            return [event_of(row) for row in connection.execute(asked).mappings()]
 
     def close_events(self, ids: Sequence[int]) -> None:
         """Note that the source has heard of the end of these events."""
@@ -401,26 +354,3 @@ class Journal:
             removed = connection.execute(gone).rowcount
             connection.execute(delete(deliveries).where(~exists().where(events.c.id == deliveries.c.event)))
         return removed
-
-
-def _event(row: RowMapping) -> EventRow:
-    return EventRow(
-        source=row[events.c.source],
-        key=row[events.c.key],
-        evtype=row[events.c.evtype],
-        data=json.loads(row[events.c.data]),
-        study=row[events.c.study],
-        at=row[events.c.at],
-        id=row[events.c.id],
-    )
-
-
-def _delivery(row: RowMapping) -> Delivery:
-    return Delivery(
-        id=row[deliveries.c.id],
-        trigger=row[deliveries.c.trigger],
-        event=_event(row),
-        attempt=row[deliveries.c.attempts] + 1,
-        alone=row[deliveries.c.crashes] >= 2,
-        receipt=row[deliveries.c.receipt],
-    )

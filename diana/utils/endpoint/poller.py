@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from diana.exceptions import DianaError
-from diana.ledger.journal import READ_AHEAD, EventRow, Journal
+from diana.ledger.journal import READ_AHEAD, Journal
+from diana.ledger.rows import EventRow
 from diana.utils.endpoint.observable import Observable, Page
 
 log = logging.getLogger(__name__)

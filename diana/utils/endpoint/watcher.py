@@ -15,8 +15,9 @@ from typing import Any  # actions take whatever their source tells
 from attrs import define, evolve, field
 
 from diana.exceptions import ConfigError, DianaError
-from diana.ledger.journal import Delivery, EventRow, Journal, Result
+from diana.ledger.journal import Journal
 from diana.ledger.receipts import Receipt
+from diana.ledger.rows import Delivery, EventRow, Result
 from diana.ledger.store import Store
 from diana.utils.dicom.events import DicomEventType
 from diana.utils.endpoint.circuit import Backoff, Circuit
