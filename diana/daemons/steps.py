@@ -10,7 +10,6 @@ from attrs import field, frozen
 
 from diana.dixel import Dixel
 from diana.exceptions import ConfigError, InvalidItem
-from diana.utils.blob import Blob
 from diana.utils.dicom import Query, read_header
 
 
@@ -71,8 +70,8 @@ class ServerAnonymize:
         from diana.dixel.sham_dixel import ShamDixel
 
         sham = ShamDixel.from_dixel(dixel, wide=True)
-        blob = Blob(self.server.anonymize(dixel, replacement_map=sham.orthanc_sham_map()))
-        return Dixel.from_header(read_header(blob.read()), file=blob)
+        found: Dixel = self.server.anonymize(dixel, replacement_map=sham.orthanc_sham_map())
+        return found
 
 
 def tags_of(dixel: Dixel, query: Query) -> Mapping[str, Any]:

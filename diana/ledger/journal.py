@@ -4,20 +4,53 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any  # cursors and event data are JSON
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, or_, select, update
 
 from diana.exceptions import StateError
 from diana.ledger.receipts import ReceiptBook
-from diana.ledger.rows import Delivery, EventRow, Result, delivery_of, event_of
+from diana.ledger.rows import Delivery, EventRow, Result, Turn, delivery_of, event_of
 from diana.ledger.schema import cursors, deliveries, events
 from diana.ledger.store import Store
 
 MAX_STARTS = 5
 READ_AHEAD = 5000
 BATCH = 200
+OPEN = ("new", "busy", "waiting")
+
+
+_before = deliveries.alias("before")
+_FIRST_OF_STUDY = or_(
+    deliveries.c.study == "",
+    ~exists().where(
+        _before.c.trigger == deliveries.c.trigger,
+        _before.c.study == deliveries.c.study,
+        _before.c.state.in_(OPEN),
+        _before.c.id < deliveries.c.id,
+    ),
+)
+_NEXT_DUE = select(func.min(deliveries.c.due), func.max(deliveries.c.due)).where(deliveries.c.state == "waiting")
+_STARTED = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("of"))
+    .values(state="busy", owner=bindparam("owner"), attempts=bindparam("at"), crashes=deliveries.c.crashes + 1)
+)
+_ENDED = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("of"), deliveries.c.state == "busy")
+    .values(
+        state=bindparam("now_in"),
+        note=bindparam("said"),
+        due=bindparam("next"),
+        attempts=deliveries.c.attempts - bindparam("unspent"),
+        receipt=case((bindparam("kept") == "", deliveries.c.receipt), else_=bindparam("kept")),
+        owner="",
+        crashes=0,
+        last_at=bindparam("at"),
+    )
+)
 
 
 class Journal:
@@ -127,80 +160,72 @@ class Journal:
 
     def turn(
         self,
-        results: Iterable[Result],
+        results: Sequence[Result],
         wanted: Mapping[str, int],
         *,
         owner: str,
         ordered: frozenset[str] = frozenset(),
         longest_wait: float = 300.0,
-    ) -> list[Delivery]:
+    ) -> Turn:
         """
         Save how starts ended, with their receipts, and start up to ``wanted[trigger]`` deliveries of each trigger.
 
         A start is counted here, before its work begins. For a trigger in ``ordered`` only the first open delivery of
         each study is started. A due time further ahead than ``longest_wait`` seconds can only come from a clock that
-        was set back, and counts as due. One transaction for both keeps the cost per delivery low.
+        was set back, and counts as due. One transaction for all of it keeps the cost per delivery low.
         """
         now = time.time()
+        window = (now, now + longest_wait)
         with self.store.begin() as connection:
-            self._finish(connection, list(results), now)
+            if results:
+                self._finish(connection, results, now)
+            due, last = connection.execute(_NEXT_DUE).one()
+            waits = due is not None and (due <= window[0] or last > window[1])
             started: list[Delivery] = []
             for trigger, count in wanted.items():
                 if count > 0:
-                    started += self._start(
-                        connection, trigger, count, owner, (now, now + longest_wait), trigger in ordered
-                    )
-        return started
+                    started += self._start(connection, trigger, count, window, trigger in ordered, waits)
+            if started:
+                connection.execute(_STARTED, [{"of": one.id, "at": one.attempt, "owner": owner} for one in started])
+        return Turn(started, due)
 
-    def _finish(self, connection: Connection, results: list[Result], now: float) -> None:
+    def _finish(self, connection: Connection, results: Sequence[Result], now: float) -> None:
         receipt_of = self.receipts.add(connection, [one.receipt for one in results if one.receipt is not None])
-        for one in results:
-            values: dict[str, Any] = {
-                "state": one.state,
-                "note": one.note,
-                "due": one.due,
-                "owner": "",
-                "crashes": 0,
-                "last_at": now,
-            }
-            if one.receipt is not None:
-                values["receipt"] = receipt_of[one.receipt.id]
-            if not one.spent:
-                values["attempts"] = deliveries.c.attempts - 1
-            connection.execute(
-                update(deliveries).where(deliveries.c.id == one.delivery, deliveries.c.state == "busy").values(values)
-            )
+        connection.execute(
+            _ENDED,
+            [
+                {
+                    "of": one.delivery,
+                    "now_in": one.state,
+                    "said": one.note,
+                    "next": one.due,
+                    "unspent": int(not one.spent),
+                    "kept": "" if one.receipt is None else receipt_of[one.receipt.id],
+                    "at": now,
+                }
+                for one in results
+            ],
+        )
 
     def _start(
         self,
         connection: Connection,
         trigger: str,
         count: int,
-        owner: str,
         window: tuple[float, float],
         ordered: bool,
+        waits: bool,
     ) -> list[Delivery]:
-        ready: list[ColumnElement[bool]] = [deliveries.c.trigger == trigger]
-        if ordered:
-            before = deliveries.alias("before")
-            ready.append(
-                or_(
-                    deliveries.c.study == "",
-                    ~exists().where(
-                        before.c.trigger == trigger,
-                        before.c.study == deliveries.c.study,
-                        before.c.state.in_(("new", "busy", "waiting")),
-                        before.c.id < deliveries.c.id,
-                    ),
-                )
-            )
+        first = (_FIRST_OF_STUDY,) if ordered else ()
         due = or_(deliveries.c.due <= window[0], deliveries.c.due > window[1])
         found: list[Delivery] = []
-        for state in ("waiting", "new"):
+        for state, conditions in (("waiting", (due,)), ("new", ())):
+            if state == "waiting" and not waits:
+                continue
             asked = (
                 select(deliveries, events)
                 .join(events, events.c.id == deliveries.c.event)
-                .where(*ready, deliveries.c.state == state, due)
+                .where(deliveries.c.trigger == trigger, deliveries.c.state == state, *conditions, *first)
                 .order_by(deliveries.c.due, deliveries.c.id)
                 .limit(count - len(found))
                 .with_for_update(skip_locked=True, of=deliveries)
@@ -208,12 +233,6 @@ class Journal:
             found.extend(delivery_of(row) for row in connection.execute(asked).mappings())
             if len(found) >= count:
                 break
-        if found:
-            connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id.in_([one.id for one in found]))
-                .values(state="busy", owner=owner, attempts=deliveries.c.attempts + 1, crashes=deliveries.c.crashes + 1)
-            )
         return found
 
     def put_back(self, ids: Sequence[int]) -> None:
@@ -263,17 +282,10 @@ class Journal:
                 found.setdefault(trigger, {})[state] = number
         return found
 
-    def next_due(self) -> float | None:
-        """Return the Unix time of the next waiting start, or None."""
-        with self.store.begin() as connection:
-            return connection.execute(
-                select(func.min(deliveries.c.due)).where(deliveries.c.state == "waiting")
-            ).scalar()
-
     def oldest_open(self) -> float | None:
         """Return the Unix time at which the oldest unfinished delivery came in, or None."""
         with self.store.begin() as connection:
-            asked = select(func.min(deliveries.c.first_at)).where(deliveries.c.state.in_(("new", "busy", "waiting")))
+            asked = select(func.min(deliveries.c.first_at)).where(deliveries.c.state.in_(OPEN))
             return connection.execute(asked).scalar()
 
     def dead(self, *, trigger: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
@@ -347,7 +359,7 @@ class Journal:
         """
         open_or_late = exists().where(
             deliveries.c.event == events.c.id,
-            or_(deliveries.c.state.in_(("new", "busy", "waiting", "dead")), deliveries.c.last_at >= before),
+            or_(deliveries.c.state.in_((*OPEN, "dead")), deliveries.c.last_at >= before),
         )
         with self.store.begin() as connection:
             gone = delete(events).where(events.c.at < before, ~open_or_late, events.c.source.not_in(list(keep_keys_of)))

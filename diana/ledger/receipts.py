@@ -129,16 +129,15 @@ class ReceiptBook:
     def add(self, connection: Connection, batch: Sequence[Receipt]) -> dict[str, str]:
         """Store receipts in a running transaction; return given id to the id under which each is found."""
         found: dict[str, str] = {}
-        touched: set[str] = set()
+        of_study: dict[tuple[str, str, str], list[Receipt]] = {}
         for one in batch:
             if one.level == 4 and one.study:
-                found[one.id] = self._join_study(connection, one)
-                touched.add(found[one.id])
+                of_study.setdefault((one.route, one.dest, one.study), []).append(one)
             else:
                 self._write(connection, one)
                 found[one.id] = one.id
-        for receipt_id in touched:
-            self._sum_up(connection, receipt_id)
+        for same in of_study.values():
+            found.update(self._join_study(connection, same))
         return found
 
     def list(
@@ -195,24 +194,32 @@ class ReceiptBook:
             rows = [{"receipt": receipt_id, **attrs.asdict(one)} for one in batch]
             connection.execute(self.store.upsert(proofs), rows)
 
-    def _join_study(self, connection: Connection, one: Receipt) -> str:
+    def _join_study(self, connection: Connection, batch: Sequence[Receipt]) -> dict[str, str]:
+        """Enter receipts of instances of one study into its receipt, or open one; return where each went."""
+        one = batch[0]
         same = (receipts.c.route == one.route, receipts.c.dest == one.dest, receipts.c.study == one.study)
         asked = select(receipts.c.id, receipts.c.ended).where(*same).order_by(receipts.c.started)
         rows = connection.execute(asked).all()
-        uids = [proof.uid for proof in one.proofs]
-        redone = connection.execute(
-            select(proofs.c.receipt).where(proofs.c.receipt.in_([row.id for row in rows]), proofs.c.uid.in_(uids))
-        ).scalar()
-        if redone is not None:
-            receipt_id = str(redone)
-        elif rows and one.started - rows[-1].ended < QUIET_S:
+        uids = [proof.uid for receipt in batch for proof in receipt.proofs]
+        again = select(proofs.c.uid, proofs.c.receipt).where(
+            proofs.c.receipt.in_([row.id for row in rows]), proofs.c.uid.in_(uids)
+        )
+        redone = {row.uid: str(row.receipt) for row in connection.execute(again)} if rows else {}
+        if rows and one.started - rows[-1].ended < QUIET_S:
             receipt_id = str(rows[-1].id)
+        elif len(redone) == len(set(uids)) and redone:
+            receipt_id = next(iter(redone.values()))
         else:
-            study = evolve(one, level=2, follows=rows[0].id if rows else "", proofs=())
-            self._write(connection, study)
+            self._write(connection, evolve(one, level=2, follows=rows[0].id if rows else "", proofs=()))
             receipt_id = one.id
-        self._write_proofs(connection, receipt_id, one.proofs)
-        return receipt_id
+        entered: dict[str, list[Proof]] = {}
+        for receipt in batch:
+            for proof in receipt.proofs:
+                entered.setdefault(redone.get(proof.uid, receipt_id), []).append(proof)
+        for known, found in entered.items():
+            self._write_proofs(connection, known, found)
+            self._sum_up(connection, known)
+        return {receipt.id: receipt_id for receipt in batch}
 
     def _sum_up(self, connection: Connection, receipt_id: str) -> None:
         asked = (

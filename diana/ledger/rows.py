@@ -61,6 +61,14 @@ class Result:
     receipt: Receipt | None = None
 
 
+@frozen
+class Turn:
+    """Hold what a turn of the journal started, and the Unix time at which the next waiting delivery was due."""
+
+    started: list[Delivery]
+    next_due: float | None
+
+
 def event_of(row: RowMapping) -> EventRow:
     """Return the event in a row of a query over events."""
     return EventRow(

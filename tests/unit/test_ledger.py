@@ -27,7 +27,7 @@ def rows(count: int, *, study: str = "", start: int = 0) -> list[EventRow]:
 
 
 def start(journal: Journal, count: int = 10, trigger: str = "r:a", **options: object) -> list:
-    return journal.turn([], {trigger: count}, owner="me", **options)
+    return journal.turn([], {trigger: count}, owner="me", **options).started
 
 
 def finish(journal: Journal, *results: Result) -> None:

@@ -72,9 +72,9 @@ class Endpoint(Serializable):
 
         One bad item does not stop the others; its outcome holds the error.
         """
-        return bounded_map(self._put_one, items, workers=workers)
+        return bounded_map(self._outcome_of, items, workers=workers)
 
-    def _put_one(self, item: Dixel) -> Outcome:
+    def _outcome_of(self, item: Dixel) -> Outcome:
         try:
             return Outcome(item, id=self.put(item))
         except DianaError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from threading import RLock
@@ -76,6 +76,15 @@ class ServiceManager:
         if problems:
             raise ConfigError(problems)
         return cls(good, origin, environ)
+
+    @classmethod
+    def merged(cls, managers: Sequence[ServiceManager]) -> ServiceManager:
+        """Return one manager for the services of several; the last wins where names meet."""
+        together: dict[str, Mapping[str, Any]] = {}
+        for manager in managers:
+            together.update(manager.descriptions)
+        environ = managers[-1].environ if managers else None
+        return cls(together, ", ".join(manager.origin for manager in managers), environ)
 
     def names(self) -> list[str]:
         """Return the names of the services, in the order of the file."""

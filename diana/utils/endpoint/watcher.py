@@ -27,6 +27,7 @@ from diana.utils.endpoint.poller import Poller
 log = logging.getLogger(__name__)
 
 UNKNOWN_ERROR_TRIES = 3
+AHEAD = 4
 
 
 @define(eq=False, slots=False)
@@ -194,7 +195,7 @@ class Watcher:
         wanted = {} if stopping else self._room()
         ordered = frozenset(name for name, trigger in self.triggers.items() if trigger.ordered)
         try:
-            started = self.journal.turn(
+            turn = self.journal.turn(
                 [result for _, result in results],
                 wanted,
                 owner=self._owner,
@@ -207,15 +208,15 @@ class Watcher:
             self._stop.wait(1.0)
             self._fresh = True
             return
-        self._next_due = self.journal.next_due()
+        self._next_due = turn.next_due
         done = [delivery for delivery, result in results if result.state == "done"]
         if done:
             self._close_finished(pollers, done)
-        self._fresh = self._fresh or any(len(started) >= count for count in wanted.values() if count and started)
-        self._hand_out(started)
+        self._fresh = self._fresh or len(turn.started) > 0
+        self._hand_out(turn.started)
 
     def _room(self) -> dict[str, int]:
-        """Return how many deliveries of each trigger may be started now: two for each worker, one for a probe."""
+        """Return how many deliveries of each trigger may be started now: a few for each worker, one for a probe."""
         if self._lonely is not None:
             return {}
         busy: dict[str, int] = {}
@@ -223,7 +224,7 @@ class Watcher:
             busy[delivery.trigger] = busy.get(delivery.trigger, 0) + 1
         found: dict[str, int] = {}
         for name, trigger in self.triggers.items():
-            room = trigger.workers * 2 - busy.get(name, 0)
+            room = trigger.workers * AHEAD - busy.get(name, 0)
             for party in trigger.parties:
                 room = min(room, self._circuit(party).room(room))
             if room > 0:
