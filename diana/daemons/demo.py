@@ -2,13 +2,15 @@
 The demo: a small hospital in one folder, and a router that proves where every study went.
 
 A mock site makes studies. Some are written into a watched folder, slowly and without care; the others are sent by a
-scanner (C-STORE) to a listener. The routes lie in a file beside them; everything runs in this process.
+scanner (C-STORE) to a listener. The router is a process of its own, with its routes in a file; it is killed in the
+middle and started again.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +22,19 @@ from typing import Any, Final  # receipts are JSON
 from attrs import define, field, frozen
 
 from diana.daemons.mock_site import MockSite
-from diana.daemons.watch import load_config, make_watcher
+from diana.daemons.watch import load_config
 from diana.dixel import Dixel, MockInstance, MockStudy
 from diana.exceptions import ConfigError, GatewayError, IncompleteTransfer
 from diana.ledger.receipts import ReceiptBook
 from diana.ledger.store import Store
 from diana.utils.dicom import DicomLevel, Query
-from diana.utils.endpoint import Endpoint, ServiceManager, Watcher
+from diana.utils.endpoint import Endpoint, ServiceManager
 from diana.utils.gateways import dimse
 
 LIMIT: Final = 90.0
 SITE: Final = {
     "name": "Demo Hospital",
-    "seed": "diana-demo",
+    "seed": "demo-25",
     "services": [
         {"name": "Main CT", "modality": "CT"},
         {"name": "Bedside CR", "modality": "CR"},
@@ -109,17 +111,21 @@ class Demo:
     """
     Run the demo in a folder that is empty or does not exist.
 
-    ``say`` is told what happens, in a few lines. With ``ORTHANC_URL`` in the environment, and an Orthanc there, that is
-    one more destination.
+    ``router`` is the command line of the router, less the file of routes. ``say`` is told what happens, in a few lines,
+    ``tick`` how many instances are verified of how many. ``limit`` is in seconds. With ``ORTHANC_URL`` in the
+    environment, and an Orthanc there, that is one more destination.
     """
 
     folder: Path = field(converter=Path)
+    router: Sequence[str]
     say: Say = field(default=lambda _: None)
+    tick: Callable[[int, int], None] = field(default=lambda _done, _all: None)
     limit: float = LIMIT
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ), repr=False)
     routes_file: Path = field(init=False)
     _dests: list[str] = field(init=False, factory=lambda: ["archive", "index"])
     _expected: dict[str, int] = field(init=False, factory=dict)
+    _trouble: list[str] = field(init=False, factory=list)
 
     @routes_file.default
     def _routes_file(self) -> Path:
@@ -128,25 +134,53 @@ class Demo:
     def run(self) -> DemoResult:
         """Make studies, route them, and return what the ledger knows. Raises ConfigError for a folder in use."""
         started = time.monotonic()
+        end = started + self.limit
         self._prepare()
         studies = self._make_studies()
-        config = load_config(self.routes_file, self.environ)
-        listener = config.services.get("scanner")
-        with _running(make_watcher(config)) as watcher:
-            self._wait_for_port(listener.host, listener.port, watcher)
-            half = len(studies) // 2
-            self.say(f"{half} studies are written into the watched folder, slowly and out of order,")
-            self.say(f"{len(studies) - half} are sent by a scanner to port {listener.port}")
-            scanner = threading.Thread(target=self._scan, args=(studies[half:], listener), name="demo-scanner")
-            scanner.start()
-            self._drop(studies[:half])
-            scanner.join()
-            self._wait(watcher)
+        services = load_config(self.routes_file, self.environ).services
+        listener: Any = services.get("scanner")
+        half = len(studies) // 2
+        self.say(f"{half} are written into the watched folder, slowly and without care")
+        self.say(f"{len(studies) - half} are sent by a scanner to the DICOM port {listener.port}")
+        feeding = [
+            threading.Thread(target=self._drop, args=(studies[:half],), name="demo-writer"),
+            threading.Thread(target=self._scan, args=(studies[half:], listener, end), name="demo-scanner"),
+        ]
+        total = sum(self._expected.values()) * len(self._dests)
+        with self._running() as process:
+            for thread in feeding:
+                thread.start()
+            self._wait(process, total // 4, end)
+            process.kill()
+            process.wait()
+            self.say("the router is killed (SIGKILL) at a quarter of the work, and started again")
+        with self._running() as process:
+            for thread in feeding:
+                thread.join()
+            self._wait(process, total, end)
         receipts = self._receipts()
-        problems = [*self._unproved(receipts), *self._amiss(config.services, studies)]
-        return DemoResult(
-            self.folder, receipts, self._expected, self._dests, problems, time.monotonic() - started
-        )
+        problems = [*self._trouble, *self._unproved(receipts), *self._amiss(services, studies)]
+        return DemoResult(self.folder, receipts, self._expected, self._dests, problems, time.monotonic() - started)
+
+    @contextmanager
+    def _running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the router; at the end ask it to stop, which it must do well."""
+        with (self.folder / "router.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*self.router, str(self.routes_file)], env=dict(self.environ), stdin=subprocess.DEVNULL, stderr=log
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    if process.wait(timeout=20) != 0:
+                        self._trouble.append(f"the router ended with exit code {process.returncode}; see router.log")
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    self._trouble.append("the router did not stop when asked to")
 
     def _prepare(self) -> None:
         if self.folder.exists() and any(self.folder.iterdir()):
@@ -165,21 +199,19 @@ class Demo:
             return False
         services = ServiceManager.from_text(ORTHANC, environ=self.environ)
         there = bool(services.get("orthanc").check())
-        self.say("the Orthanc at ORTHANC_URL " + ("is one more destination" if there else "does not answer; without it"))
+        self.say("the Orthanc at ORTHANC_URL is one more destination" if there else "no Orthanc answers at ORTHANC_URL")
         return there
 
     def _make_studies(self) -> list[MockStudy]:
         (site,) = MockSite.Factory.create(SITE)
         moment = datetime.now().replace(microsecond=0)
-        studies = []
-        for number in range(2):
-            for device in site.devices():
-                studies.append(device.gen_study(moment - timedelta(hours=number)))
+        moments = [moment - timedelta(hours=number) for number in range(2)]
+        studies = [device.gen_study(one) for one in moments for device in site.devices()]
         for study in studies:
             wanted = sum(Query(WHEN).matches(one.tags) for one in study.instances())
             self._expected[study.tags["StudyInstanceUID"]] = wanted
         total = sum(1 for study in studies for _ in study.instances())
-        self.say(f"a mock site made {len(studies)} studies, {total} instances; localizers and dose reports stay out")
+        self.say(f"a mock site made {len(studies)} studies of {total} instances; localizers and dose reports stay out")
         return studies
 
     def _drop(self, studies: Sequence[MockStudy]) -> None:
@@ -199,56 +231,66 @@ class Demo:
                 if passing:
                     path.with_name(path.name + passing).rename(path)
 
-    def _scan(self, studies: Sequence[MockStudy], listener: Any) -> None:
+    def _scan(self, studies: Sequence[MockStudy], listener: Any, end: float) -> None:
+        """Send each study until all of it was taken, as scanners do."""
         for study in studies:
             files = [_bytes(one) for _, one in _numbered(study)]
-            try:
-                outcomes = dimse.store(files, listener.host, listener.port, "SCANNER", listener.aet)
-            except GatewayError as error:
-                self.say(f"the scanner could not send: {error}")
-                return
-            refused = sum(not one.ok for one in outcomes)
-            if refused:
-                self.say(f"{refused} instances were not taken by the listener")
+            while not self._sent(files, listener):
+                if time.monotonic() > end:
+                    self._trouble.append("the scanner could not send everything")
+                    return
+                time.sleep(0.3)
 
-    def _wait_for_port(self, host: str, port: int, watcher: _Running) -> None:
-        end = time.monotonic() + 10
-        while time.monotonic() < end and watcher.is_alive:
-            try:
-                dimse.echo(host, port, "SCANNER", "DIANA", timeout=2.0)
-                return
-            except GatewayError:
-                time.sleep(0.05)
-        raise GatewayError(f"the listener did not open port {port}")
+    @staticmethod
+    def _sent(files: Sequence[bytes], listener: Any) -> bool:
+        try:
+            outcomes = dimse.store(files, listener.host, listener.port, "SCANNER", listener.aet)
+        except GatewayError:
+            return False
+        return all(one.ok for one in outcomes)
 
-    def _wait(self, running: _Running) -> None:
-        """Wait until the ledger has every study verified, or the time is over."""
-        end = time.monotonic() + self.limit
-        book = running.watcher.journal.receipts
-        while time.monotonic() < end and running.is_alive and self._unproved(book.list()):
+    def _wait(self, process: subprocess.Popen[bytes], wanted: int, end: float) -> None:
+        """Wait until the ledger has that many instances verified, the router ends, or the time is over."""
+        total = sum(self._expected.values()) * len(self._dests)
+        while time.monotonic() < end:
+            done = sum(self._verified(self._receipts()).values())
+            self.tick(done, total)
+            if done >= wanted:
+                return
+            if process.poll() is not None:
+                self._trouble.append(f"the router ended by itself, exit code {process.returncode}; see router.log")
+                return
             time.sleep(0.2)
 
     def _receipts(self) -> list[dict[str, Any]]:
-        store = Store(self.folder / "state")
+        ledger = self.folder / "state" / "ledger.sqlite"
+        if not ledger.is_file():
+            return []
+        store = Store(ledger)
         try:
             return ReceiptBook(store).list()
         finally:
             store.close()
 
-    def _unproved(self, receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return a line for each study and destination without a receipt that proves all of it."""
+    def _verified(self, receipts: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+        """Return how many instances of each study are verified at each destination."""
         found: dict[tuple[str, str], int] = {}
         for one in receipts:
-            if one["state"] == "verified":
-                key = (one["study"], one["dest"])
-                found[key] = found.get(key, 0) + one["verified"]
-        problems = []
+            key = (one["study"], one["dest"])
+            found[key] = found.get(key, 0) + one["verified"]
+        return found
+
+    def _unproved(self, receipts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield a line for each study and destination whose receipts do not prove all of it."""
+        found = self._verified(receipts)
         for study, wanted in self._expected.items():
             for dest in self._dests:
                 count = found.get((study, dest), 0)
                 if count != wanted:
-                    problems.append(f"study {study}: {count} of {wanted} instances verified in {dest}")
-        return problems
+                    yield f"study {study}: {count} of {wanted} instances verified in {dest}"
+        for one in receipts:
+            if one["state"] != "verified":
+                yield f"study {one['study']}: {one['state']} in {one['dest']}: {one['reason']}"
 
     def _amiss(self, services: ServiceManager, studies: Sequence[MockStudy]) -> Iterator[str]:
         """Look into the archive, past the ledger: is everything there, and no patient of the site?"""
@@ -260,29 +302,6 @@ class Demo:
         patients = {study.tags["PatientID"] for study in studies}
         if any(one.tags.get("PatientID") in patients for one in held):
             yield "an original patient id reached the archive"
-
-
-@define
-class _Running:
-    """A watcher in a thread of its own."""
-
-    watcher: Watcher
-    thread: threading.Thread
-
-    @property
-    def is_alive(self) -> bool:
-        return self.thread.is_alive()
-
-
-@contextmanager
-def _running(watcher: Watcher) -> Iterator[_Running]:
-    thread = threading.Thread(target=watcher.run, name="demo-watcher", daemon=True)
-    thread.start()
-    try:
-        yield _Running(watcher, thread)
-    finally:
-        watcher.stop()
-        thread.join(timeout=watcher.grace + 10)
 
 
 def _numbered(study: MockStudy) -> Iterator[tuple[int, Dixel]]:

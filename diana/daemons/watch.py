@@ -54,10 +54,9 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None 
     environ = os.environ if environ is None else environ
     document = load_document(path)
     problems = [_unknown(origin, key, TOP_KEYS) for key in document if key not in TOP_KEYS]
-    services = document.get("services")
-    if not isinstance(services, Mapping) or not services:
+    if not isinstance(document.get("services"), Mapping) or not document["services"]:
         raise ConfigError([*problems, f"{origin}: 'services' names at least one service"])
-    config = WatchConfig(ServiceManager.from_mapping(services, origin, environ=environ))
+    config = WatchConfig(ServiceManager.from_mapping(document, origin, environ=environ))
     try:
         rest = substitute({key: document[key] for key in TOP_KEYS[1:] if key in document}, environ)
     except ConfigError as error:

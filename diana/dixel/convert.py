@@ -73,6 +73,8 @@ def element_values(ds: Dataset, depth: int = 0) -> dict[str, Any]:
                 value = _value(element, depth)
                 if value not in (None, "", []):
                     found[element.keyword] = value
+        except InvalidItem:
+            raise
         except RecursionError:
             raise InvalidItem("the data set is nested too deeply") from None
         except Exception as error:  # noqa: BLE001  # pydicom raises any type for a damaged value; the others still count

@@ -126,6 +126,8 @@ class Dixel(Serializable):
         missing.
         """
         first = self.tags.get("AccessionNumber") or self.tags.get("StudyInstanceUID")
+        if not first:
+            raise InvalidItem("an image name needs AccessionNumber or StudyInstanceUID")
         try:
             return f"{first}-{int(self.tags['SeriesNumber']):04}-{int(self.tags['InstanceNumber']):04}"
         except (KeyError, TypeError, ValueError):

@@ -28,7 +28,7 @@ class Blob:
         self._owned = owned
         if isinstance(source, bytes | bytearray | memoryview):
             self._data = source
-            self._size = len(source)
+            self._size = source.nbytes if isinstance(source, memoryview) else len(source)
         else:
             self.path = Path(source)
             self._size = self.path.stat().st_size

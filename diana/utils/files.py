@@ -23,7 +23,12 @@ def sync_folder(folder: Path) -> None:
 
 def make_private(folder: Path) -> None:
     """Create a folder, and those above it, that only this user can enter; leave an existing one as it is."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    absent = []
+    while not folder.exists():
+        absent.append(folder)
+        folder = folder.parent
+    for one in reversed(absent):
+        one.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager

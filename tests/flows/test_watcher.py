@@ -182,7 +182,7 @@ def test_an_action_that_raises_anything_ends_dead_and_nothing_else_stops(
     made.run()
     after = Journal(Store(path))
     assert after.counts() == {"r:dest": {"done": 1}, "bad": {"dead": 1}}
-    assert [one["note"] for one in after.dead()] == ["ZeroDivisionError in the action"]
+    assert after.dead()[0]["note"].startswith("ZeroDivisionError in test_watcher.py:")
 
 
 def test_fire_calls_matching_actions_with_the_data_only(source: ObservableMemory) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any  # tag values may be of any type
 
-DATE_KEYS = ("Date", "Time")
+OFFSET = re.compile(r"\d{9,}(\.\d+)?-(0\d|1[0-4])[0-5]\d\Z")
 COMPARISON = re.compile(r"(<=|>=|<|>)\s*(-?[0-9.]+(?:[eE][+-]?[0-9]+)?)\Z")
 
 
@@ -62,51 +62,90 @@ def _one_met(key: str, wanted: Any, value: Any) -> bool:
     if is_comparison(wanted):
         return _compared(wanted, value)
     text, wish = wire_text(value).strip(" \0"), wire_text(wanted).strip(" ")
-    if key.endswith(DATE_KEYS) and _is_range(wish):
-        return _in_range(key, wish, text)
-    if key.endswith("Date"):
-        return _digits(text)[:8] == _digits(wish)[:8]
-    if key.endswith("Time") and "*" not in wish:
-        return _whole_time(text) == _whole_time(wish)
+    kind = _kind(key)
+    if kind in ("DA", "DT", "TM"):
+        return _moment_met(kind, wish, text)
     if isinstance(wanted, int | float) and not isinstance(wanted, bool):
         number = _number(value)
         return number is not None and number == wanted
-    if key.endswith("Name"):
+    if kind == "PN":
         text, wish = text.casefold().rstrip("^"), wish.casefold().rstrip("^")
     if "*" in wish or "?" in wish:
-        return _pattern(wish).match(text) is not None
+        return _wild(wish, text)
     return text == wish
 
 
-@lru_cache(maxsize=256)
-def _pattern(wish: str) -> re.Pattern[str]:
-    """Compile a wildcard text; runs of stars are one, so that no pattern takes more than polynomial time."""
-    parts = re.split(r"(\*+|\?)", wish)
-    body = "".join(".*?" if part.startswith("*") else "." if part == "?" else re.escape(part) for part in parts)
-    return re.compile(body + r"\Z", re.DOTALL)
+@lru_cache(maxsize=512)
+def _kind(key: str) -> str:
+    """Return the value representation of a keyword where matching depends on it, else an empty text."""
+    if not key.endswith(("Date", "Time", "Name")):
+        return ""
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return dictionary_VR(key)
+    except KeyError:
+        return "DA" if key.endswith("Date") else ""
 
 
-def _is_range(wish: str) -> bool:
-    return "-" in wish and not re.match(r"\d{4}-\d{2}-\d{2}\Z", wish)
+def _wild(wish: str, text: str) -> bool:
+    """Match ``*`` and ``?`` by going back to the last star only, so that no pattern takes more than the product."""
+    at = star = mark = 0
+    inside, seen = 0, False
+    while at < len(text):
+        if inside < len(wish) and wish[inside] == "*":
+            seen, star, mark = True, inside, at
+            inside += 1
+        elif inside < len(wish) and wish[inside] in ("?", text[at]):
+            inside += 1
+            at += 1
+        elif seen:
+            mark += 1
+            at, inside = mark, star + 1
+        else:
+            return False
+    return not wish[inside:].strip("*")
+
+
+def _moment_met(kind: str, wish: str, text: str) -> bool:
+    """Match dates, times and date-times: ranges, parts of a moment, and both notations (PS3.4 C.2.2.2.5)."""
+    if kind == "DA" and not re.match(r"\d{4}-\d{2}-\d{2}\Z", wish) and "-" in wish:
+        return _within(wish, _digits(text)[:8], 8)
+    if kind == "DA" and "*" not in wish and "?" not in wish:
+        return _digits(text)[:8] == _digits(wish)[:8]
+    if kind == "TM" and "-" in wish:
+        return _within(wish, _plain_time(text), 6)
+    if kind == "DT" and "-" in wish and not OFFSET.search(wish):
+        return _within(wish, _plain_time(text), 14)
+    if "*" in wish or "?" in wish:
+        return _wild(wish, text)
+    if kind == "TM":
+        return _filled(_plain_time(text), 6, "0") == _filled(_plain_time(wish), 6, "0")
+    return text == wish or (bool(wish) and _plain_time(text).startswith(_plain_time(wish)))
+
+
+def _within(wish: str, text: str, width: int) -> bool:
+    """Tell whether a moment lies in ``A-B``, ``A-`` or ``-B``; a short end means its whole hour, day or year."""
+    first, _, last = (_plain_time(part.strip()) for part in wish.partition("-"))
+    if not text:
+        return False
+    moment = _filled(text, width, "0")
+    return (not first or moment >= _filled(first, width, "0")) and (not last or moment <= _filled(last, width, "9"))
 
 
 def _digits(text: str) -> str:
     return re.sub(r"[^0-9]", "", text)
 
 
-def _whole_time(text: str) -> str:
-    whole, _, fraction = text.replace(":", "").partition(".")
-    return whole.ljust(6, "0") + "." + fraction.ljust(6, "0")
+def _plain_time(text: str) -> str:
+    """Return a moment without colons, dots between date parts (ACR-NEMA) and its zone."""
+    return re.sub(r"[+-]\d{4}\Z", "", text.replace(":", ""))
 
 
-def _in_range(key: str, wish: str, text: str) -> bool:
-    first, _, last = (part.strip() for part in wish.partition("-"))
-    if key.endswith("Date") and not key.endswith("DateTime"):
-        first, last, text = _digits(first), _digits(last), _digits(text)[:8]
-        return bool(text) and (not first or text >= first) and (not last or text <= last)
-    plain = text.replace(":", "")
-    low, high = first.replace(":", ""), last.replace(":", "")
-    return bool(plain) and (not low or plain >= low) and (not high or plain[: len(high)] <= high)
+def _filled(text: str, width: int, fill: str) -> str:
+    """Return a moment with its whole seconds and six digits of a fraction filled up."""
+    whole, _, fraction = text.partition(".")
+    return whole.ljust(width, fill) + "." + fraction.ljust(6, fill)
 
 
 def _number(value: Any) -> float | None:

@@ -14,6 +14,7 @@ from diana.utils.dicom import matching
 from diana.utils.dicom.levels import DicomLevel, as_level
 
 GROUPS = ("any", "all", "not")
+MAX_DEPTH = 16
 
 
 @frozen
@@ -86,31 +87,41 @@ class Query:
         """Raise ConfigError naming each key that is no DICOM keyword, with the nearest one that is."""
         from pydicom.datadict import keyword_dict, tag_for_keyword
 
-        problems = []
-        for key in sorted(self.keywords()):
-            if tag_for_keyword(key) is None:
-                near = get_close_matches(key, keyword_dict, 1)
-                problems.append(f"unknown DICOM keyword {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-        for group in GROUPS:
-            wanted = self.match.get(group)
-            if wanted is not None and not _group_is_sound(group, wanted):
-                problems.append(f"{group!r} takes " + ("one mapping" if group == "not" else "a list of mappings"))
+        problems = list(_group_problems(self.match))
+        if not problems:
+            for key in sorted(self.keywords()):
+                if tag_for_keyword(key) is None:
+                    near = get_close_matches(key, keyword_dict, 1)
+                    hint = f", did you mean {near[0]!r}?" if near else ""
+                    problems.append(f"unknown DICOM keyword {key!r}{hint}")
         if problems:
             raise ConfigError(problems)
 
 
-def _group_is_sound(group: str, wanted: object) -> bool:
-    if group == "not":
-        return isinstance(wanted, Mapping)
-    return isinstance(wanted, list | tuple) and all(isinstance(one, Mapping) for one in wanted)
+def _group_problems(match: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+    """Yield what is wrong with the shape of the groups, at every depth."""
+    if depth > MAX_DEPTH:
+        yield f"groups are nested more than {MAX_DEPTH} deep"
+        return
+    for key, wanted in match.items():
+        if not isinstance(key, str):
+            yield "a key is a DICOM keyword, 'any', 'all' or 'not'"
+        elif key in GROUPS:
+            inner = [wanted] if key == "not" else wanted
+            if not isinstance(inner, list | tuple) or not all(isinstance(one, Mapping) for one in inner):
+                yield f"{key!r} takes " + ("one mapping" if key == "not" else "a list of mappings")
+            else:
+                for one in inner:
+                    yield from _group_problems(one, depth + 1)
+        elif isinstance(wanted, Mapping):
+            yield f"{key} is matched by a value or a list, not by a mapping"
 
 
 def _keywords(match: Mapping[str, Any]) -> Iterator[str]:
     for key, wanted in match.items():
         if key in GROUPS:
-            for inner in [wanted] if isinstance(wanted, Mapping) else wanted or ():
-                if isinstance(inner, Mapping):
-                    yield from _keywords(inner)
+            for inner in [wanted] if key == "not" else wanted:
+                yield from _keywords(inner)
         else:
             yield key
 

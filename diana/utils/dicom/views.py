@@ -37,6 +37,8 @@ class DixelView(Flag):
         """Return the view of a member or of words joined by ``|`` or ``,`` in any case. Raises InvalidItem."""
         if isinstance(label, DixelView):
             return label
+        if not isinstance(label, str):
+            raise InvalidItem("a view is a DixelView or words such as 'tags|file'")
         view = cls(0)
         for word in label.replace(",", "|").split("|"):
             try:

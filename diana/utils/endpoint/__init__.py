@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from diana.utils.endpoint.observable import Event, Observable, Page
     from diana.utils.endpoint.registry import Factory
     from diana.utils.endpoint.serializable import Serializable
-    from diana.utils.endpoint.watcher import Trigger, Watcher
+    from diana.utils.endpoint.trigger import Trigger
+    from diana.utils.endpoint.watcher import Watcher
 
 __all__ = [
     "Endpoint",
@@ -36,7 +37,7 @@ __getattr__ = lazy_names(
         "Page": ".observable",
         "Serializable": ".serializable",
         "ServiceManager": ".manager",
-        "Trigger": ".watcher",
+        "Trigger": ".trigger",
         "Watcher": ".watcher",
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar  # Any: options and data are the backend's own
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias  # Any: options and data are the backend's own
 
 from attrs import define, evolve, field, frozen
 
@@ -19,7 +19,7 @@ from diana.utils.pool import bounded_map
 if TYPE_CHECKING:
     from diana.dixel import Dixel
 
-    Item = Dixel | Ref | str
+    Item: TypeAlias = Dixel | Ref | str
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,10 @@ class Endpoint(Serializable):
         """
         Add or replace an item; return its id here. When it returns, the item is durably stored.
 
-        The same item twice is one item. Raises Conflict where other bytes are kept under the same SOP Instance UID.
+        The same item twice is one item. Raises Conflict where other bytes are kept under the same SOP Instance UID,
+        InvalidItem for what is no dixel.
         """
+        self._check_item(item)
         return self._put(item, **options)
 
     def put_many(self, items: Iterable[Dixel], *, workers: int = 4) -> Iterator[Outcome]:
@@ -79,6 +81,9 @@ class Endpoint(Serializable):
             return Outcome(item, id=self.put(item))
         except DianaError as error:
             return Outcome(item, error=error)
+        except Exception as error:  # whatever one item does, the others go on
+            log.debug("put failed", exc_info=True)
+            return Outcome(item, error=InvalidItem(f"{self.name}: {type(error).__name__} while putting"))
 
     def get(
         self,
@@ -94,7 +99,7 @@ class Endpoint(Serializable):
         endpoint has not.
         """
         view = DixelView.from_label(view)
-        if view not in self.views:
+        if not view or view not in self.views:
             raise Unsupported(f"{self.name}: no view {view & ~self.views}; it has {self.views or 'none'}")
         found = self._get(self.ref(item, level), view, **options)
         return found if isinstance(item, str | Ref) else item.merged(found)
@@ -124,6 +129,8 @@ class Endpoint(Serializable):
         asked = self.query(query, level)
         if limit is not None or fields:
             asked = evolve(asked, limit=asked.limit if limit is None else limit, fields=[*asked.fields, *fields])
+        if asked.limit is not None and (type(asked.limit) is not int or asked.limit < 1):
+            raise InvalidItem(f"{self.name}: a limit is a whole number from 1")
         if self.dicom_keys:
             asked.check_keywords()
         for count, found in enumerate(self._find(asked, **options), 1):
@@ -167,14 +174,17 @@ class Endpoint(Serializable):
         except DianaError as error:
             log.warning("%s is not available: %s", self.name, error)
             return False
+        except Exception as error:  # noqa: BLE001 - check never raises
+            log.warning("%s is not available: %s", self.name, type(error).__name__)
+            return False
         return True
 
     def handle(self, item: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of this class with the item as first argument. Raises Unsupported for others."""
-        found = None if method.startswith("_") else getattr(type(self), method, None)
-        if not callable(found):
+        known = isinstance(method, str) and not method.startswith("_") and callable(getattr(type(self), method, None))
+        if not known:
             raise Unsupported(f"{self.name}: no method {method!r}")
-        return found(self, item, *args, **kwargs)
+        return getattr(self, method)(item, *args, **kwargs)
 
     def close(self) -> None:
         """Give back connections and files; the endpoint may be used again."""
@@ -185,14 +195,19 @@ class Endpoint(Serializable):
             return item
         if isinstance(item, str):
             return Ref(DicomLevel.STUDIES if level is None else level, id=item)
-        if not hasattr(item, "ref"):
-            raise InvalidItem(f"{self.name}: an item is a dixel, a Ref or an id, not {type(item).__name__}")
+        self._check_item(item)
         return self._address(item)
+
+    def _check_item(self, item: object) -> None:
+        if isinstance(item, type) or not hasattr(item, "ref") or not hasattr(item, "tags"):
+            raise InvalidItem(f"{self.name}: an item is a dixel, a Ref or an id, not {type(item).__name__}")
 
     @staticmethod
     def query(query: Query | Mapping[str, Any] | Dixel, level: DicomLevel | str | None = None) -> Query:
         """Return what is looked for as a Query at the wanted level."""
         if not isinstance(query, Query | Mapping):
+            if isinstance(query, type) or not callable(getattr(query, "query", None)):
+                raise InvalidItem(f"a query is a Query, a mapping or a dixel, not {type(query).__name__}")
             query = Query(query.query(), query.level)
         elif isinstance(query, Mapping):
             query = Query(query)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
@@ -15,6 +16,8 @@ import attrs
 
 from diana.exceptions import ConfigError
 
+log = logging.getLogger(__name__)
+
 GROUP = "diana.types"
 
 
@@ -23,7 +26,12 @@ def _modules() -> dict[str, EntryPoint]:
     """Return ctype to the entry point of its module; each module names its own in ``CTYPES``."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        for name in import_module(point.module).CTYPES:
+        try:
+            names = import_module(point.module).CTYPES
+        except Exception as error:  # noqa: BLE001 - somebody else's plug-in may fail in any way
+            log.warning("the module %s of %s cannot be used: %s", point.module, GROUP, type(error).__name__)
+            continue
+        for name in names:
             found.setdefault(name, point)
     return found
 

@@ -29,7 +29,7 @@ def encode(value: object) -> Any:
     if isinstance(value, Serializable):
         return value.asdict()
     if isinstance(value, set | frozenset | tuple):
-        return sorted(value) if isinstance(value, set | frozenset) else list(value)
+        return sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
     digest = getattr(value, "hexdigest", None)
     if callable(digest):
         return digest()

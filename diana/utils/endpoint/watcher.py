@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any  # actions take whatever their source tells
+from pathlib import Path
+from typing import Any  # actions return what they like
 
-from attrs import define, evolve, field
+from attrs import evolve
 
 from diana.exceptions import ConfigError, DianaError
 from diana.ledger.journal import Journal
@@ -23,45 +23,14 @@ from diana.utils.dicom.events import DicomEventType
 from diana.utils.endpoint.circuit import Backoff, Circuit
 from diana.utils.endpoint.observable import Event, Observable
 from diana.utils.endpoint.poller import Poller
+from diana.utils.endpoint.trigger import Trigger
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_ERROR_TRIES = 3
+__all__ = ["Trigger", "Watcher"]
+
+UNKNOWN_ERROR_TRIES = 5
 AHEAD = 4
-
-
-@define(eq=False, slots=False)
-class Trigger:
-    """
-    Say what to do about one type of event of one source.
-
-    ``action`` is called with the event's data. It may run twice for the same event. ``name`` tells triggers apart in
-    the journal, so it must stay the same over restarts. ``dest`` names the party that the action writes to; while it
-    is down the trigger pauses. ``workers`` starts may run at once; with ``ordered`` one study's events are worked in
-    turn (default: for studies and series).
-    """
-
-    evtype: DicomEventType
-    source: Observable
-    action: Callable[[Mapping[str, Any]], Any]
-    name: str = field(default="", kw_only=True)
-    dest: str = field(default="", kw_only=True)
-    workers: int = field(default=4, kw_only=True)
-    ordered: bool | None = field(default=None, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        self.name = self.name or f"{getattr(self.action, '__name__', 'action')}:{self.source.source_id}:{self.dest}"
-        if self.ordered is None:
-            self.ordered = self.evtype in (DicomEventType.STUDY_ADDED, DicomEventType.SERIES_ADDED)
-
-    def handle(self, event: Event, attempt: int) -> Any:
-        """Work one event; ``attempt`` is 1 for the first start. A ``Receipt`` is judged, anything else is success."""
-        return self.action(event.data)
-
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """Return the names whose being down pauses this trigger."""
-        return tuple(name for name in (self.source.source_id, self.dest, self.name) if name)
 
 
 class Watcher:
@@ -265,7 +234,7 @@ class Watcher:
             result = self._failed(delivery, trigger, error, str(error))
         except Exception as error:  # an action may raise anything; the loop must go on (R6)
             log.debug("an action failed", exc_info=True)
-            result = self._failed(delivery, trigger, error, f"{type(error).__name__} in the action")
+            result = self._failed(delivery, trigger, error, f"{type(error).__name__} in {_place(error)}")
         for party in trigger.parties:
             self._circuit(party).probing = False
         self._results.append((delivery, result))
@@ -387,6 +356,14 @@ class Watcher:
             self.journal.put_back(list(self._in_hand))
         self._in_hand.clear()
         self._pools.clear()
+
+
+def _place(error: BaseException) -> str:
+    """Return file and line of where an error was raised, which say nothing about patients."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "the action" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
 def _event(row: EventRow) -> Event:
