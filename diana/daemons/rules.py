@@ -12,6 +12,7 @@ from diana.daemons.transfer import NOTHING_LEFT, transfer
 from diana.exceptions import DianaError, Unsupported
 from diana.ledger.journal import Journal
 from diana.ledger.receipts import Receipt, ReceiptBook
+from diana.ledger.rows import Delivery
 from diana.utils.dicom import DicomEventType, DicomLevel, DixelView, Query, Ref
 from diana.utils.dicom.query import Clause
 from diana.utils.endpoint import Endpoint, Event, Trigger
@@ -66,7 +67,7 @@ class RouteTrigger(Trigger):
     endpoint: Endpoint = field(kw_only=True)
     book: ReceiptBook = field(kw_only=True)
 
-    def handle(self, event: Event, attempt: int) -> Receipt | str:
+    def handle(self, event: Event, delivery: Delivery) -> Receipt | str:
         """Transfer what the event announced; return the receipt, or a word when there was nothing to send."""
         route, ref, steps = self.route, event.ref, list(self.route.steps)
         follows: str = ""
@@ -78,7 +79,7 @@ class RouteTrigger(Trigger):
             ref, tags = _look_up(route.source, ref)
             if not route.when.matches(tags):
                 return "filtered"
-            follows, known = self.book.previous(route.name, self.endpoint.name, ref.study)
+            follows, known = self.book.previous(route.name, self.endpoint.name, ref.study, but=delivery.receipt)
         receipt = transfer(
             route.source,
             self.endpoint,
@@ -87,7 +88,7 @@ class RouteTrigger(Trigger):
             route=route.name,
             known=known,
             workers=1 if event.evtype.level == DicomLevel.INSTANCES else route.workers,
-            look_first=attempt > 1,
+            look_first=delivery.attempt > 1,
         )
         if receipt.reason == NOTHING_LEFT:
             return "filtered"

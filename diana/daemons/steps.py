@@ -79,9 +79,9 @@ def tags_of(dixel: Dixel, query: Query) -> Mapping[str, Any]:
     absent = [keyword for keyword in query.keywords() if keyword not in dixel.tags]
     if not absent or dixel.blob is None:
         return dixel.tags
-    source = dixel.blob.path if dixel.blob.path is not None else dixel.blob.read()
     try:
-        header = read_header(source, tags=absent)
+        with dixel.blob.open() as stream:
+            header = read_header(stream, tags=absent)
     except InvalidItem:
         return dixel.tags
     return {**dixel.tags, **dict(header.items())}

@@ -7,6 +7,7 @@ from typing import Any  # actions take whatever their source tells
 
 from attrs import define, field
 
+from diana.ledger.rows import Delivery
 from diana.utils.dicom.events import DicomEventType
 from diana.utils.endpoint.observable import Event, Observable
 
@@ -35,8 +36,8 @@ class Trigger:
         if self.ordered is None:
             self.ordered = self.evtype in (DicomEventType.STUDY_ADDED, DicomEventType.SERIES_ADDED)
 
-    def handle(self, event: Event, attempt: int) -> Any:
-        """Work one event; ``attempt`` is 1 for the first start. A ``Receipt`` is judged, anything else is success."""
+    def handle(self, event: Event, delivery: Delivery) -> Any:
+        """Work one event; ``delivery`` says which start this is. A ``Receipt`` is judged, anything else is success."""
         return self.action(event.data)
 
     @property

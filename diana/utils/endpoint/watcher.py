@@ -20,6 +20,7 @@ from diana.ledger.receipts import Receipt
 from diana.ledger.rows import Delivery, EventRow, Result
 from diana.ledger.store import Store
 from diana.utils.dicom.events import DicomEventType
+from diana.utils.dicom.levels import DicomLevel
 from diana.utils.endpoint.circuit import Backoff, Circuit
 from diana.utils.endpoint.observable import Event, Observable
 from diana.utils.endpoint.poller import Poller
@@ -31,6 +32,7 @@ __all__ = ["Trigger", "Watcher"]
 
 UNKNOWN_ERROR_TRIES = 5
 AHEAD = 4
+INSTANCE = int(DicomLevel.INSTANCES)
 
 
 class Watcher:
@@ -227,7 +229,7 @@ class Watcher:
         try:
             event = _event(delivery.event)
             if trigger.source.still_there(event):
-                result = self._judge(delivery, trigger, trigger.handle(event, delivery.attempt))
+                result = self._judge(delivery, trigger, trigger.handle(event, delivery))
             else:
                 result = Result(delivery.id, "done", "gone or changed before its turn")
         except DianaError as error:
@@ -244,7 +246,7 @@ class Watcher:
         if not isinstance(outcome, Receipt):
             self._note_success(trigger.parties)
             return Result(delivery.id, "done", outcome[:200] if isinstance(outcome, str) else "")
-        receipt = evolve(outcome, id=delivery.receipt) if delivery.receipt else outcome
+        receipt = evolve(outcome, id=delivery.receipt) if delivery.receipt and outcome.level < INSTANCE else outcome
         if receipt.state in ("verified", "unverifiable"):
             self._note_success(trigger.parties)
             return Result(delivery.id, "done", receipt.state, receipt=receipt)
@@ -285,7 +287,7 @@ class Watcher:
             )
             return Result(delivery.id, "dead", note, receipt=receipt)
         due = time.time() + (0.0 if was_open else self.backoff.delay(delivery.attempt, wish))
-        kept = receipt if receipt is not None and receipt.level < 4 else None
+        kept = receipt if receipt is not None and (receipt.level < INSTANCE or receipt.study) else None
         return Result(delivery.id, "waiting", note, due=due, spent=not was_open, receipt=kept)
 
     def _note_success(self, parties: tuple[str, ...]) -> None:
