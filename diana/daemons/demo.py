@@ -8,6 +8,7 @@ middle and started again.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -47,18 +48,18 @@ ROUTES: Final = """\
 services:
   inbox:      # a watched folder: whatever is written into it, once it is whole
     ctype: ObservableDcmDir
-    path: {folder}/inbox
+    path: "{folder}/inbox"
   scanner:    # a DICOM port: what scanners send to it
     ctype: DicomListener
     aet: DIANA
     port: {port}
-    path: {folder}/spool
+    path: "{folder}/spool"
   archive:    # DICOM files in a folder
     ctype: DcmDir
-    path: {folder}/archive
+    path: "{folder}/archive"
   index:      # one row for each instance
     ctype: CsvFile
-    fp: {folder}/index.csv
+    fp: "{folder}/index.csv"
     level: instances
 {more}
 routes:
@@ -76,7 +77,7 @@ routes:
     to: [{to}]
 
 # cursors, journal and receipts
-state: {folder}/state
+state: "{folder}/state"
 """
 ORTHANC: Final = """\
   orthanc:    # as the environment says
@@ -165,10 +166,11 @@ class Demo:
     @contextmanager
     def _running(self) -> Iterator[subprocess.Popen[bytes]]:
         """Run the router; at the end ask it to stop, which it must do well."""
+        # the user's own services and ledger are not those of the demo
+        environ = {key: value for key, value in self.environ.items() if not key.startswith("DIANA_")}
+        command = [*self.router, str(self.routes_file)]
         with (self.folder / "router.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*self.router, str(self.routes_file)], env=dict(self.environ), stdin=subprocess.DEVNULL, stderr=log
-            )
+            process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stderr=log)
         try:
             yield process
         finally:
@@ -191,7 +193,9 @@ class Demo:
         if self._has_orthanc():
             self._dests.append("orthanc")
             more = ORTHANC
-        text = ROUTES.format(folder=self.folder.resolve(), port=_free_port(), more=more, to=", ".join(self._dests))
+        # as YAML reads a text in double quotes, and the services file a dollar sign
+        folder = json.dumps(str(self.folder.resolve()))[1:-1].replace("$", "$$")
+        text = ROUTES.format(folder=folder, port=_free_port(), more=more, to=", ".join(self._dests))
         self.routes_file.write_text(text, encoding="utf-8")
 
     def _has_orthanc(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from typing import Any  # sources are endpoints that are also observables; items are their own JSON
@@ -31,10 +32,11 @@ EVENTS = {
 
 
 def say(item: Any, suffix: str | None = None) -> None:
-    """Write an item to stdout as JSON, with a suffix; it is meant for trying out a route."""
+    """Write an item to stdout as JSON, with a suffix; it is meant for trying out a route. A reader may leave."""
     text = item if isinstance(item, str) else json.dumps(item, indent=2, default=encode)
-    sys.stdout.write(f"{text}{suffix or ''}\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.write(f"{text}{suffix or ''}\n")
+        sys.stdout.flush()
 
 
 def index_item(

@@ -5,13 +5,37 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any  # cursors and event data are JSON
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from diana.exceptions import StateError
 from diana.ledger.receipts import ReceiptBook
-from diana.ledger.rows import Delivery, EventRow, Result, Turn, delivery_of, event_of
+from diana.ledger.rows import (
+    DELIVERY_COLUMNS,
+    EVENT_COLUMNS,
+    Delivery,
+    EventRow,
+    Result,
+    Turn,
+    delivery_of,
+    event_of,
+)
 from diana.ledger.schema import cursors, deliveries, events
 from diana.ledger.store import Store
 
@@ -51,6 +75,24 @@ _ENDED = (
         last_at=bindparam("at"),
     )
 )
+
+
+@lru_cache(maxsize=8)
+def _ready(state: str, ordered: bool) -> Select[Any]:
+    """Return the question for what may start: built once, because building costs more than asking."""
+    conditions: list[ColumnElement[bool]] = [deliveries.c.trigger == bindparam("of"), deliveries.c.state == state]
+    if state == "waiting":
+        conditions.append(or_(deliveries.c.due <= bindparam("now"), deliveries.c.due > bindparam("latest")))
+    if ordered:
+        conditions.append(_FIRST_OF_STUDY)
+    return (
+        select(*DELIVERY_COLUMNS, *EVENT_COLUMNS)
+        .join(events, events.c.id == deliveries.c.event)
+        .where(*conditions)
+        .order_by(deliveries.c.due, deliveries.c.id)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True, of=deliveries)
+    )
 
 
 class Journal:
@@ -207,8 +249,8 @@ class Journal:
             ],
         )
 
+    @staticmethod
     def _start(
-        self,
         connection: Connection,
         trigger: str,
         count: int,
@@ -216,21 +258,11 @@ class Journal:
         ordered: bool,
         waits: bool,
     ) -> list[Delivery]:
-        first = (_FIRST_OF_STUDY,) if ordered else ()
-        due = or_(deliveries.c.due <= window[0], deliveries.c.due > window[1])
+        values = {"of": trigger, "now": window[0], "latest": window[1]}
         found: list[Delivery] = []
-        for state, conditions in (("waiting", (due,)), ("new", ())):
-            if state == "waiting" and not waits:
-                continue
-            asked = (
-                select(deliveries, events)
-                .join(events, events.c.id == deliveries.c.event)
-                .where(deliveries.c.trigger == trigger, deliveries.c.state == state, *conditions, *first)
-                .order_by(deliveries.c.due, deliveries.c.id)
-                .limit(count - len(found))
-                .with_for_update(skip_locked=True, of=deliveries)
-            )
-            found.extend(delivery_of(row) for row in connection.execute(asked).mappings())
+        for state in ("waiting", "new") if waits else ("new",):
+            asked = connection.execute(_ready(state, ordered), {**values, "most": count - len(found)})
+            found.extend(delivery_of(row) for row in asked)
             if len(found) >= count:
                 break
         return found
@@ -333,18 +365,18 @@ class Journal:
 
     def events_since(self, since: float, *, limit: int = 100_000) -> list[EventRow]:
         """Return the events that came in since a Unix time, oldest first."""
-        asked = select(events).where(events.c.at >= since).order_by(events.c.id).limit(limit)
+        asked = select(*EVENT_COLUMNS).where(events.c.at >= since).order_by(events.c.id).limit(limit)
         with self.store.begin() as connection:
-            return [event_of(row) for row in connection.execute(asked).mappings()]
+            return [event_of(row) for row in connection.execute(asked)]
 
     def finished_events(self, source: str, ids: Sequence[int] | None = None) -> list[EventRow]:
         """Return the open events of a source (or those among ``ids``) whose deliveries all ended well."""
         unfinished = exists().where(deliveries.c.event == events.c.id, deliveries.c.state != "done")
-        asked = select(events).where(events.c.source == source, events.c.closed == 0, ~unfinished)
+        asked = select(*EVENT_COLUMNS).where(events.c.source == source, events.c.closed == 0, ~unfinished)
         if ids is not None:
             asked = asked.where(events.c.id.in_(list(ids)))
         with self.store.begin() as connection:
-            return [event_of(row) for row in connection.execute(asked).mappings()]
+            return [event_of(row) for row in connection.execute(asked)]
 
     def close_events(self, ids: Sequence[int]) -> None:
         """Note that the source has heard of the end of these events."""

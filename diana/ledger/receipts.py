@@ -10,13 +10,14 @@ from typing import Any  # receipts are JSON
 
 import attrs
 from attrs import evolve, field, frozen
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from diana.ledger.schema import proofs, receipts
 from diana.ledger.store import Store
 
 STATES = ("verified", "incomplete", "unverifiable", "failed")
 QUIET_S = 60.0
+ROW_KEYS = ("id", "route", "source", "dest", "study", "level", "state", "reason", "follows", "started", "ended")
 
 
 @frozen
@@ -128,17 +129,10 @@ class ReceiptBook:
 
     def add(self, connection: Connection, batch: Sequence[Receipt]) -> dict[str, str]:
         """Store receipts in a running transaction; return given id to the id under which each is found."""
-        found: dict[str, str] = {}
-        of_study: dict[tuple[str, str, str], list[Receipt]] = {}
-        for one in batch:
-            if one.level == 4 and one.study:
-                of_study.setdefault((one.route, one.dest, one.study), []).append(one)
-            else:
-                self._write(connection, one)
-                found[one.id] = one.id
-        for same in of_study.values():
-            found.update(self._join_study(connection, same))
-        return found
+        whole = [one for one in batch if one.level < 4 or not one.study]
+        single = [one for one in batch if one.level == 4 and one.study]
+        self._write(connection, whole)
+        return {**{one.id: one.id for one in whole}, **(self._join_studies(connection, single) if single else {})}
 
     def list(
         self,
@@ -183,67 +177,109 @@ class ReceiptBook:
         row["rejected"] = {one["uid"]: one["note"] for one in listed if one["state"] == "rejected"}
         return row
 
-    def _write(self, connection: Connection, one: Receipt) -> None:
-        data = one.asdict()
-        row = {
-            key: data[key] for key in ("id", "route", "source", "dest", "study", "level", "state", "reason", "follows")
-        }
-        row.update(expected=one.expected, verified=one.verified, bytes=one.size, started=one.started, ended=one.ended)
-        row["data"] = json.dumps({"steps": data["steps"]})
-        connection.execute(self.store.upsert(receipts), [row])
-        self._write_proofs(connection, one.id, one.proofs)
+    def _write(self, connection: Connection, batch: Sequence[Receipt]) -> None:
+        if not batch:
+            return
+        rows = []
+        for one in batch:
+            data = one.asdict()
+            row = {key: data[key] for key in ROW_KEYS}
+            row.update(
+                expected=one.expected, verified=one.verified, bytes=one.size, data=json.dumps({"steps": one.steps})
+            )
+            rows.append(row)
+        connection.execute(self.store.upsert(receipts), rows)
+        self._write_proofs(connection, [(one.id, proof) for one in batch for proof in one.proofs])
 
-    def _write_proofs(self, connection: Connection, receipt_id: str, batch: Sequence[Proof]) -> None:
+    def _write_proofs(self, connection: Connection, batch: Sequence[tuple[str, Proof]]) -> None:
         if batch:
-            rows = [{"receipt": receipt_id, **attrs.asdict(one)} for one in batch]
+            rows = [{"receipt": receipt_id, **attrs.asdict(one)} for receipt_id, one in batch]
             connection.execute(self.store.upsert(proofs), rows)
 
-    def _join_study(self, connection: Connection, batch: Sequence[Receipt]) -> dict[str, str]:
-        """Enter receipts of instances of one study into its receipt, or open one; return where each went."""
-        one = batch[0]
-        same = (receipts.c.route == one.route, receipts.c.dest == one.dest, receipts.c.study == one.study)
-        asked = select(receipts.c.id, receipts.c.ended).where(*same).order_by(receipts.c.started)
-        rows = connection.execute(asked).all()
-        uids = [proof.uid for receipt in batch for proof in receipt.proofs]
-        again = select(proofs.c.uid, proofs.c.receipt).where(
-            proofs.c.receipt.in_([row.id for row in rows]), proofs.c.uid.in_(uids)
+    def _join_studies(self, connection: Connection, batch: Sequence[Receipt]) -> dict[str, str]:
+        """Enter receipts of instances into those of their studies, or open some; return where each went."""
+        known = self._of_studies(connection, batch)
+        again = select(proofs.c.receipt, proofs.c.uid).where(
+            proofs.c.receipt.in_([row.id for rows in known.values() for row in rows]),
+            proofs.c.uid.in_([proof.uid for one in batch for proof in one.proofs]),
         )
-        redone = {row.uid: str(row.receipt) for row in connection.execute(again)} if rows else {}
-        if rows and one.started - rows[-1].ended < QUIET_S:
-            receipt_id = str(rows[-1].id)
-        elif len(redone) == len(set(uids)) and redone:
-            receipt_id = next(iter(redone.values()))
-        else:
-            self._write(connection, evolve(one, level=2, follows=rows[0].id if rows else "", proofs=()))
-            receipt_id = one.id
-        entered: dict[str, list[Proof]] = {}
-        for receipt in batch:
-            for proof in receipt.proofs:
-                entered.setdefault(redone.get(proof.uid, receipt_id), []).append(proof)
-        for known, found in entered.items():
-            self._write_proofs(connection, known, found)
-            self._sum_up(connection, known)
-        return {receipt.id: receipt_id for receipt in batch}
+        redone = {(row.receipt, row.uid) for row in connection.execute(again)} if known else set()
+        opened: dict[tuple[str, str, str], Receipt] = {}
+        entered: list[tuple[str, Proof]] = []
+        found: dict[str, str] = {}
+        for one in batch:
+            key = (one.route, one.dest, one.study)
+            rows = known.get(key, ())
+            at = next((row.id for row in rows for proof in one.proofs if (row.id, proof.uid) in redone), "")
+            if not at and key in opened:
+                at = opened[key].id
+            elif not at and rows and one.started - rows[-1].ended < QUIET_S:
+                at = str(rows[-1].id)
+            elif not at:
+                opened[key] = evolve(one, level=2, follows=rows[0].id if rows else "", proofs=())
+                at = one.id
+            found[one.id] = at
+            entered += [(at, proof) for proof in one.proofs]
+        self._write(connection, list(opened.values()))
+        self._write_proofs(connection, entered)
+        self._sum_up(connection, set(found.values()))
+        return found
 
-    def _sum_up(self, connection: Connection, receipt_id: str) -> None:
+    @staticmethod
+    def _of_studies(connection: Connection, batch: Sequence[Receipt]) -> dict[tuple[str, str, str], Sequence[Any]]:
+        """Return the receipts that the studies of a batch have, oldest first."""
+        asked = select(receipts.c.id, receipts.c.ended, receipts.c.route, receipts.c.dest, receipts.c.study).where(
+            receipts.c.route.in_({one.route for one in batch}),
+            receipts.c.dest.in_({one.dest for one in batch}),
+            receipts.c.study.in_({one.study for one in batch}),
+        )
+        found: dict[tuple[str, str, str], Any] = {}
+        for row in connection.execute(asked.order_by(receipts.c.started)):
+            found.setdefault((row.route, row.dest, row.study), []).append(row)
+        return found
+
+    @staticmethod
+    def _sum_up(connection: Connection, ids: set[str]) -> None:
+        """Bring the numbers and states of receipts in line with their proofs."""
         asked = (
-            select(proofs.c.state, func.count(), func.sum(proofs.c.size), func.max(proofs.c.note))
-            .where(proofs.c.receipt == receipt_id)
-            .group_by(proofs.c.state)
+            select(proofs.c.receipt, proofs.c.state, func.count(), func.sum(proofs.c.size), func.max(proofs.c.note))
+            .where(proofs.c.receipt.in_(ids))
+            .group_by(proofs.c.receipt, proofs.c.state)
         )
-        rows = {state: (count, size, note) for state, count, size, note in connection.execute(asked)}
-        counts = {state: count for state, (count, _, _) in rows.items()}
-        total = sum(counts.values())
-        reason = next((note for state, (_, _, note) in rows.items() if state != "verified"), "")
-        connection.execute(
-            update(receipts)
-            .where(receipts.c.id == receipt_id)
-            .values(
-                state=state_of(total, counts, reason),
-                reason=reason,
-                expected=total,
-                verified=counts.get("verified", 0),
-                bytes=rows.get("verified", (0, 0, ""))[1],
-                ended=time.time(),
+        numbers: dict[str, dict[str, tuple[int, int, str]]] = {}
+        for receipt_id, state, count, size, note in connection.execute(asked):
+            numbers.setdefault(receipt_id, {})[state] = (count, size, note)
+        now, rows = time.time(), []
+        for receipt_id, of_state in numbers.items():
+            counts = {state: count for state, (count, _, _) in of_state.items()}
+            total = sum(counts.values())
+            reason = next((note for state, (_, _, note) in of_state.items() if state != "verified"), "")
+            verified, size, _ = of_state.get("verified", (0, 0, ""))
+            state = state_of(total, counts, reason)
+            rows.append(
+                {
+                    "of": receipt_id,
+                    "in_state": state,
+                    "why": reason,
+                    "total": total,
+                    "proved": verified,
+                    "size": size,
+                    "at": now,
+                }
             )
-        )
+        if rows:
+            connection.execute(_SUMMED, rows)
+
+
+_SUMMED = (
+    update(receipts)
+    .where(receipts.c.id == bindparam("of"))
+    .values(
+        state=bindparam("in_state"),
+        reason=bindparam("why"),
+        expected=bindparam("total"),
+        verified=bindparam("proved"),
+        bytes=bindparam("size"),
+        ended=bindparam("at"),
+    )
+)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any  # event data is JSON
 
 from attrs import field, frozen
-from sqlalchemy import RowMapping
 
 from diana.ledger.receipts import Receipt
 from diana.ledger.schema import deliveries, events
@@ -69,26 +68,31 @@ class Turn:
     next_due: float | None
 
 
-def event_of(row: RowMapping) -> EventRow:
-    """Return the event in a row of a query over events."""
-    return EventRow(
-        source=row[events.c.source],
-        key=row[events.c.key],
-        evtype=row[events.c.evtype],
-        data=json.loads(row[events.c.data]),
-        study=row[events.c.study],
-        at=row[events.c.at],
-        id=row[events.c.id],
-    )
+EVENT_COLUMNS = (
+    events.c.source,
+    events.c.key,
+    events.c.evtype,
+    events.c.data,
+    events.c.study,
+    events.c.at,
+    events.c.id,
+)
+DELIVERY_COLUMNS = (
+    deliveries.c.id,
+    deliveries.c.trigger,
+    deliveries.c.attempts,
+    deliveries.c.crashes,
+    deliveries.c.receipt,
+)
 
 
-def delivery_of(row: RowMapping) -> Delivery:
-    """Return the delivery in a row of a query over deliveries and events, as it will be when started."""
-    return Delivery(
-        id=row[deliveries.c.id],
-        trigger=row[deliveries.c.trigger],
-        event=event_of(row),
-        attempt=row[deliveries.c.attempts] + 1,
-        alone=row[deliveries.c.crashes] >= 2,
-        receipt=row[deliveries.c.receipt],
-    )
+def event_of(row: Sequence[Any]) -> EventRow:
+    """Return the event in a row of ``EVENT_COLUMNS``."""
+    source, key, evtype, data, study, at, event_id = row
+    return EventRow(source, key, evtype, json.loads(data), study, at, event_id)
+
+
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """Return the delivery in a row of ``DELIVERY_COLUMNS`` and ``EVENT_COLUMNS``, as it will be when started."""
+    delivery_id, trigger, attempts, crashes, receipt = row[:5]
+    return Delivery(delivery_id, trigger, event_of(row[5:]), attempts + 1, alone=crashes >= 2, receipt=receipt)

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any  # pragmas and rows come in any type
@@ -18,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 from diana.exceptions import ConfigError, StateError, StateUnavailable
 from diana.ledger import schema
 
+FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
 FULL = ("disk is full", "disk I/O error", "No space left", "database is locked")
 
 
@@ -25,9 +27,9 @@ class Store:
     """
     Hold the database of one ledger.
 
-    ``where`` is a folder or file path (SQLite, created with mode 0600), ``None`` for a ledger in memory that ends
-    with the process, or a SQLAlchemy URL. Raises StateError when the database is damaged, of another version, or not
-    one of ours; it is never emptied or replaced.
+    ``where`` is a folder, or a file named ``*.sqlite`` or ``*.db`` (SQLite, created with mode 0600), ``None`` for a
+    ledger in memory that ends with the process, or a SQLAlchemy URL. Raises StateError when the database is damaged, of
+    another version, or not one of ours; it is never emptied or replaced.
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
@@ -77,19 +79,11 @@ class Store:
 
     def insert_new(self, table: Table) -> Any:
         """Return an insert that leaves rows alone whose unique key is there; execute it with a list of rows."""
-        return self._insert(table).on_conflict_do_nothing()
+        return _insert_new(table, self.is_sqlite)
 
     def upsert(self, table: Table) -> Any:
         """Return an insert that writes over rows with the same primary key; execute it with a list of rows."""
-        statement = self._insert(table)
-        keys = [column.name for column in table.primary_key]
-        rest = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
-        return statement.on_conflict_do_update(index_elements=keys, set_=rest)
-
-    def _insert(self, table: Table) -> Any:
-        if self.is_sqlite:
-            return sqlite.insert(table)
-        return postgresql.insert(table)
+        return _upsert(table, self.is_sqlite)
 
     def _make_engine(self, where: str | os.PathLike[str] | None) -> Engine:
         if where is None:
@@ -103,7 +97,7 @@ class Store:
                 raise ConfigError(f"the ledger's URL cannot be used: {type(error).__name__}") from None
             where = url.database or ""
         path = Path(where)
-        if path.is_dir() or not path.suffix:
+        if path.is_dir() or path.suffix not in FILE_ENDINGS:
             path = path / "ledger.sqlite"
         self.path = path
         return _sqlite_file(path)
@@ -166,3 +160,20 @@ def _sqlite(engine: Engine) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _insert(table: Table, is_sqlite: bool) -> Any:
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+
+
+@lru_cache(maxsize=32)
+def _insert_new(table: Table, is_sqlite: bool) -> Any:
+    return _insert(table, is_sqlite).on_conflict_do_nothing()
+
+
+@lru_cache(maxsize=32)
+def _upsert(table: Table, is_sqlite: bool) -> Any:
+    statement = _insert(table, is_sqlite)
+    keys = [column.name for column in table.primary_key]
+    rest = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=rest)

@@ -20,7 +20,7 @@ from diana.utils.gateways import dimse_pdu as p
 from tests.contract import samples
 from tests.helpers import wait_for
 
-TIMEOUT = 0.4
+TIMEOUT = 0.8
 
 
 @pytest.fixture
@@ -66,14 +66,12 @@ def begin_store(uid: str = "1.2.3") -> bytes:
 
 
 def is_closed(sock: socket.socket) -> bool:
-    """Tell whether the peer closes or aborts before its timeouts could not explain it any more."""
+    """Wait until the peer aborts or closes; TimeoutError when it does neither."""
     sock.settimeout(10)
-    try:
+    with suppress(ConnectionError):
         while data := sock.recv(4096):
             if data[0] == p.ABORT:
-                return True
-    except ConnectionError:
-        pass
+                break
     return True
 
 
@@ -246,7 +244,8 @@ def test_a_store_without_data_set_is_refused(listener: DicomListener) -> None:
 def test_a_request_that_is_none_is_rejected_or_aborted(listener: DicomListener, request_: bytes) -> None:
     with connect(listener) as sock:
         sock.sendall(request_)
-        assert sock.recv(4096)[:1] in (b"", bytes((p.ASSOCIATE_RJ,)), bytes((p.ABORT,)))
+        with suppress(ConnectionError):
+            assert sock.recv(4096)[:1] in (b"", bytes((p.ASSOCIATE_RJ,)), bytes((p.ABORT,)))
     assert listener.check()
 
 
@@ -317,8 +316,9 @@ def test_two_hundred_damaged_conversations_stop_nothing(listener: DicomListener,
     whole = _conversation()
     for _ in range(50):
         with connect(listener) as sock:
-            sock.sendall(_mutated(rng, whole))
-            sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # the listener may have hung up on what it read so far
+                sock.sendall(_mutated(rng, whole))
+                sock.shutdown(socket.SHUT_WR)
             assert is_closed(sock)
     assert good_store(listener, 8)
     listener.unlisten()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from diana.exceptions import (
     DianaError,
     GatewayAnswerError,
     GatewayConnectionError,
+    GatewayError,
     GatewayRefused,
     IncompleteTransfer,
     InvalidItem,
@@ -468,3 +471,52 @@ def test_a_missing_ca_file_is_a_config_error(tmp_path: Path) -> None:
 def test_without_verification_every_start_warns(caplog: pytest.LogCaptureFixture) -> None:
     HttpClient("https://localhost", verify=False, name="shelf")
     assert "certificates are not checked" in caplog.text
+
+
+class TestTls:
+    """A server whose certificate only its own file vouches for."""
+
+    @pytest.fixture
+    def certificate(self, tmp_path: Path, program: Callable[[str, str], str]) -> tuple[str, str]:
+        cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+        make = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        more = ["-nodes", "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run([*make, *more, "-keyout", key, "-out", cert], check=True, capture_output=True)
+        return cert, key
+
+    @pytest.fixture
+    def secure(self, certificate: tuple[str, str]) -> Iterator[ScriptedServer]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        with ScriptedServer([json_reply({"n": 1}, close=True)], tls=context) as server:
+            yield server
+
+    def test_an_unknown_certificate_is_refused(self, secure: ScriptedServer) -> None:
+        with pytest.raises(GatewayRefused, match="certificate"):
+            HttpClient(secure.url).json("GET", "x")
+        assert secure.requests == []
+
+    @pytest.mark.parametrize("trust", ["file", "off"])
+    def test_a_trusted_one_is_talked_to_even_when_it_hangs_up_between(
+        self, secure: ScriptedServer, certificate: tuple[str, str], trust: str
+    ) -> None:
+        client = HttpClient(secure.url, verify=certificate[0] if trust == "file" else False, timeout=TIMEOUT)
+        for _ in range(3):
+            assert client.json("POST", "x", {"n": 1}) == {"n": 1}
+            wait_for(lambda: secure.open_connections == 0)
+        client.close()
+
+    def test_large_bodies_pass(self, secure: ScriptedServer, certificate: tuple[str, str], tmp_path: Path) -> None:
+        client = HttpClient(secure.url, verify=certificate[0], timeout=(5, 5))
+        (tmp_path / "f").write_bytes(b"z" * (3 << 20))
+        client.call("POST", "x", body=Blob(tmp_path / "f"))
+        client.call("POST", "x", body=b"z" * (3 << 20))
+        client.close()
+        assert [len(one.body) for one in secure.requests] == [3 << 20] * 2
+
+    def test_plain_http_on_a_tls_port_and_the_reverse_raise(self, secure: ScriptedServer, bench: Bench) -> None:
+        with pytest.raises(GatewayError):
+            HttpClient(secure.url.replace("https", "http"), timeout=TIMEOUT).json("GET", "x")
+        _, plain = bench(json_reply({}))
+        with pytest.raises(GatewayError):
+            HttpClient(plain.url.replace("http", "https"), timeout=TIMEOUT).json("GET", "x")

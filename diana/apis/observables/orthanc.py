@@ -85,6 +85,7 @@ class ObservableOrthanc(Orthanc, Observable):
     persist_file: str | None = field(default=None, converter=_as_text)
     name: str = field(default="ObsOrthanc", kw_only=True)
     _at: Position | None = field(init=False, default=None, repr=False)
+    _unsaved: bool = field(init=False, default=False, repr=False)
     _doubtful: bool = field(init=False, default=False, repr=False)
     _stuck: int = field(init=False, default=0, repr=False)
 
@@ -115,17 +116,18 @@ class ObservableOrthanc(Orthanc, Observable):
         if not rows:
             if found["Last"] < at.last:
                 return self._restart(at)
-            return self._without_rows(done)
+            return self._without_rows(at, done)
         self._stuck = 0
         last, anchor = self._checked(rows, at.last)
         events = [event for row in rows if (event := self._event(row, at.generation)) is not None]
         return Page(events, evolve(at, last=last, anchor=anchor).to_json(), more=not done)
 
-    def _without_rows(self, done: bool) -> Page:
+    def _without_rows(self, at: Position, done: bool) -> Page:
         self._stuck = 0 if done else self._stuck + 1
         if self._stuck > 1:
             raise GatewayAnswerError(f"{self.name}: the log of changes claims more and gives nothing")
-        return Page([])
+        # a start is kept at once, so that a restart before the first event does not begin anew
+        return Page([], at.to_json() if self._unsaved else None)
 
     def _is_same_database(self, at: Position) -> bool:
         """Tell whether the change that was read last is still the same one; a deleted one tells nothing."""
@@ -163,6 +165,7 @@ class ObservableOrthanc(Orthanc, Observable):
         """Take note that a page is durable; the next look goes on after it."""
         if page.cursor is not None:
             self._at = Position.from_json(page.cursor, self.name)
+            self._unsaved = False
             if self.persist_file is not None:
                 self.persist_current_change()
 
@@ -179,6 +182,7 @@ class ObservableOrthanc(Orthanc, Observable):
         Raises StateError when that file is damaged.
         """
         wanted = self.start_from_change if number is None else number
+        self._unsaved = True
         if wanted is None:
             self._at = self._read_file() or Position()
             self._doubtful = bool(self._at.last)

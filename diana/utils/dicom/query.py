@@ -85,10 +85,10 @@ class Query:
 
     def check_keywords(self) -> None:
         """Raise ConfigError naming each key that is no DICOM keyword, with the nearest one that is."""
-        from pydicom.datadict import keyword_dict, tag_for_keyword
-
         problems = list(_group_problems(self.match))
-        if not problems:
+        if not problems and (self.match or self.fields):
+            from pydicom.datadict import keyword_dict, tag_for_keyword
+
             for key in sorted(self.keywords()):
                 if tag_for_keyword(key) is None:
                     near = get_close_matches(key, keyword_dict, 1)

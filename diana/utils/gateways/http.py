@@ -22,7 +22,7 @@ from diana.utils.blob import Blob
 from diana.utils.endpoint.serializable import SECRET
 from diana.utils.gateways.http_answer import TEXT_LIMIT, WIRE_TROUBLE, Answer
 from diana.utils.gateways.http_errors import error_of_status, error_of_wire, kind_of
-from diana.utils.gateways.http_wire import BadAnswer, Body, Framing, Wire, framing_of, read_head
+from diana.utils.gateways.http_wire import GONE, BadAnswer, Body, Framing, Wire, framing_of, read_head
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class HttpClient:
                 wire = self._take(deadline)
                 wire.limit(idle, deadline)
                 return wire, self._converse(wire, sent)
-            except ConnectionError as error:
+            except GONE as error:
                 self._discard(wire)
                 if wire is not None and wire.used:
                     # when one kept connection is dead, the others probably are
@@ -193,7 +193,7 @@ class HttpClient:
     def _converse(wire: Wire, sent: tuple[bytes, Body, int | None]) -> tuple[int, dict[str, str], bool]:
         try:
             wire.send(*sent)
-        except ConnectionError:
+        except GONE:
             if wire.used:
                 raise
             # a server may refuse and hang up before it has read all: its answer says more than the reset

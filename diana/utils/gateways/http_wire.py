@@ -22,6 +22,10 @@ Pieces = Callable[[], Iterable[bytes]]
 Body = bytes | Blob | Pieces
 
 
+# What a peer that has gone looks like: to be met again on a fresh connection.
+GONE: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
 class BadAnswer(ValueError):
     """Say that what came is not HTTP."""
 
@@ -53,8 +57,21 @@ class Wire:
         self._poll.register(sock, select.POLLIN)
 
     def stale(self) -> bool:
-        """Tell whether the peer has closed, or sent what nobody asked for; TLS cannot tell."""
-        return self._start != self._end or (self.plain and bool(self._poll.poll(0)))
+        """Tell whether the peer has closed, or sent what nobody asked for."""
+        if self._start != self._end:
+            return True
+        return bool(self._poll.poll(0)) and (self.plain or not self._only_tls())
+
+    def _only_tls(self) -> bool:
+        """Tell whether what waits is TLS's own, such as a session ticket."""
+        self.sock.settimeout(0)
+        try:
+            self.sock.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Close the socket."""

@@ -125,6 +125,11 @@ class RedisKV:
         """Return how many members all sets together have whose keys start with a prefix."""
         return sum(sum(self._pipelined("scard", batch)) for batch in _batched(self.keys(prefix, "set"), BATCH))
 
+    def info(self) -> dict[str, Any]:
+        """Return what the server says of its version, its persistence and its memory."""
+        with self._wire() as client:
+            return {**client.info("server"), **client.info("persistence"), **client.info("memory")}
+
     def flush(self) -> None:
         """Remove everything in the database."""
         with self._wire() as client:

@@ -1,0 +1,1 @@
+"""The program: every verb from the shell, joined by pipes."""

@@ -1,0 +1,1 @@
+"""One module per command; ``diana_cli.cli`` imports each when it is asked for."""
