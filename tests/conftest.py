@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from tests.helpers import REPO, load_tool
+from tests.helpers import REPO, load_tool, which
 from tests.planted import LeakGuard
 from tests.servers import (
     DcmqrscpServer,
@@ -160,6 +159,6 @@ def program() -> Callable[[str, str], str]:
     """Find a program by name or skip naming its Debian package: `program("dciodvfy", "dicom3tools")`."""
 
     def find(name: str, package: str) -> str:
-        return shutil.which(name) or pytest.skip(f"{name} is not installed (Debian package {package})")
+        return which(name) or pytest.skip(f"{name} is not installed (Debian package {package})")
 
     return find

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import random
+import shutil
 import socket
 import sys
 import time
@@ -108,3 +110,14 @@ def load_tool(shared: Path, name: str) -> ModuleType:
     sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
     return module
+
+
+def which(name: str) -> str | None:
+    """
+    Return the path of an installed program, or None.
+
+    The environment's own folder does not count: pynetdicom puts programs there that have the names of dcmtk's.
+    """
+    own = Path(sys.prefix, "bin").resolve()
+    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    return shutil.which(name, path=os.pathsep.join(one for one in folders if Path(one).resolve() != own))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers import wait_for
+from tests.helpers import wait_for, which
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,9 +30,8 @@ def binary(name: str, package: str, *, also: str = "") -> str:
 
     Skips the test where the program is not installed; `package` is the Debian package to install.
     """
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     candidates = sorted(glob(also), reverse=True) if also else []
-    found = next((c for c in candidates if os.access(c, os.X_OK)), None) or shutil.which(name, path=path)
+    found = next((c for c in candidates if os.access(c, os.X_OK)), None) or which(name)
     return found or pytest.skip(f"{name} is not installed (Debian package {package})")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -107,6 +108,16 @@ def test_everything_that_appears_arrives_with_a_receipt(source: ObservableMemory
     assert len(dest.find({}, "instances")) == 30
     assert sorted(one["verified"] for one in after.receipts.list()) == [10, 10, 10]
     assert {one["state"] for one in after.receipts.list()} == {"verified"}
+
+
+def test_a_status_file_tells_that_the_watcher_lives(source: ObservableMemory, journal: Journal) -> None:
+    source.put(instance(1))
+    path = journal.store.path
+    run_until_idle(journal, route(source, Memory(name="dest")))
+    assert path is not None
+    told = json.loads((path.parent / "status.json").read_text())
+    assert told["pid"] == os.getpid()
+    assert told["down"] == []
 
 
 def test_a_restart_does_only_the_rest(source: ObservableMemory, journal: Journal) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,6 +14,7 @@ from pydicom import dcmread
 from diana.dixel import MockStudy, ShamDixel
 from diana.dixel.mock_dixel import MockInstance
 from diana.utils.dicom import DicomLevel
+from tests.helpers import which
 from tests.servers import OrthancServer
 
 pytestmark = pytest.mark.live
@@ -53,7 +53,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
 
 def run(program: str, *arguments: str | Path) -> str:
     """Return what a program says, on both outputs."""
-    path = shutil.which(program)
+    path = which(program)
     if path is None:
         pytest.skip(f"{program} is absent")
     done = subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)

@@ -84,7 +84,7 @@ def _kind(key: str) -> str:
 
     try:
         return dictionary_VR(key)
-    except KeyError:
+    except (KeyError, ValueError):  # not DICOM's word but an endpoint's own
         return "DA" if key.endswith("Date") else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from diana.utils.endpoint.circuit import Backoff, Circuit
 from diana.utils.endpoint.observable import Event, Observable
 from diana.utils.endpoint.poller import Poller
 from diana.utils.endpoint.trigger import Trigger
+from diana.utils.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ __all__ = ["Trigger", "Watcher"]
 
 UNKNOWN_ERROR_TRIES = 5
 AHEAD = 4
+BEAT_S = 10.0
 INSTANCE = int(DicomLevel.INSTANCES)
 
 
@@ -72,6 +75,7 @@ class Watcher:
         self._lonely: Delivery | None = None
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._next_due: float | None = 0.0
+        self._next_beat = 0.0
 
     def add_trigger(self, trigger: Trigger) -> None:
         """Add a trigger; a source is watched once whatever its triggers. Raises ConfigError for a name used twice."""
@@ -121,6 +125,18 @@ class Watcher:
             "oldest_s": None if oldest is None else max(0.0, time.time() - oldest),
         }
 
+    def _beat(self) -> None:
+        """Write ``status.json`` beside the ledger now and then, for whoever watches the watcher."""
+        folder = self.journal.store.path and self.journal.store.path.parent
+        if folder is None or time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + BEAT_S
+        try:
+            with whole_file(folder / "status.json", durable=False) as out:
+                out.write(json.dumps(self.status()).encode())
+        except OSError as error:
+            log.debug("status.json cannot be written: %s", error.strerror)
+
     def _make_pollers(self) -> dict[str, Poller]:
         sources: dict[str, Observable] = {}
         wanted: dict[str, dict[int, list[str]]] = {}
@@ -160,6 +176,7 @@ class Watcher:
             if self.until_idle and not stopping and self._is_idle(pollers):
                 self.stop()
                 continue
+            self._beat()
             self._wake.wait(self._pause(stopping))
 
     def _turn(self, results: list[tuple[Delivery, Result]], stopping: bool, pollers: dict[str, Poller]) -> None:
