@@ -104,7 +104,10 @@ class TestBetterThanDiana2:
     def test_birth_datetime_counts_as_its_date(self) -> None:
         assert GUIDMint.get_sham_id("A", datetime(2000, 1, 1, 12)) == GUIDMint.get_sham_id("A", "20000101")
 
-    @pytest.mark.parametrize(("partial", "full"), [("1950", "19500101"), ("May 1950", "19500501"), ("195005", "19500501"), ("200005", "20000501")])
+    @pytest.mark.parametrize(
+        ("partial", "full"),
+        [("1950", "19500101"), ("May 1950", "19500501"), ("195005", "19500501"), ("200005", "20000501")],
+    )
     def test_partial_birth_date_is_the_first_day(self, partial: str, full: str) -> None:
         assert GUIDMint.get_sham_id("A", partial) == GUIDMint.get_sham_id("A", full)
 
