@@ -39,7 +39,8 @@ def rescaled(pixels: NDArray[Any], tags: Mapping[str, Any]) -> NDArray[Any]:
     """Return stored values times RescaleSlope plus RescaleIntercept; the given array stays as it is."""
     slope, intercept = _real(tags, "RescaleSlope", 1.0), _real(tags, "RescaleIntercept", 0.0)
     if (slope, intercept) == (1.0, 0.0) or _whole(tags, "SamplesPerPixel", 1) > 1:
-        return pixels.copy()
+        same: NDArray[Any] = pixels.copy()
+        return same
     if slope.is_integer() and intercept.is_integer() and np.issubdtype(pixels.dtype, np.integer):
         ends = [int(one) * int(slope) + int(intercept) for one in (pixels.min(initial=0), pixels.max(initial=0))]
         largest = max(abs(one) for one in (*ends, int(slope), int(intercept)))
