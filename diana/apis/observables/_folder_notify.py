@@ -11,6 +11,23 @@ from typing import Any  # watchdog's observer and events
 log = logging.getLogger(__name__)
 
 
+class WatchdogEventReceiver:
+    """Take watchdog's events and tell a source, which has a method ``changed(path)``, of the paths in them."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def dispatch(self, wd_event: Any) -> None:
+        """Take an event from an observer."""
+        self.on_any_event(wd_event)
+
+    def on_any_event(self, wd_event: Any) -> None:
+        """Tell of the path of an event, and of where it was moved to."""
+        for path in (wd_event.src_path, wd_event.dest_path):
+            if path:
+                self._source.changed(os.fsdecode(path))
+
+
 class Notifier:
     """
     Call a function with each path, relative to the root, that the file system says has changed.
@@ -51,10 +68,9 @@ class Notifier:
         self.stop()
         _keep_names_out_of_logs()
         observer = Observer()
-        handler = events.FileSystemEventHandler()
-        handler.on_any_event = self._tell  # type: ignore[method-assign]  # one method instead of a class of its own
+        receiver: Any = WatchdogEventReceiver(self)
         try:
-            observer.schedule(handler, self._root, recursive=True, event_filter=wanted)
+            observer.schedule(receiver, self._root, recursive=True, event_filter=wanted)
             observer.start()
         except (OSError, RuntimeError) as error:
             log.debug("no notifications: %s", type(error).__name__)
@@ -69,13 +85,12 @@ class Notifier:
         if observer is not None:
             _end(observer)
 
-    def _tell(self, event: Any) -> None:
-        for path in (event.src_path, event.dest_path):
-            text = os.fsdecode(path) if path else ""
-            if text == self._root:
-                self._touched(None)
-            elif text.startswith(self._root.rstrip("/") + "/"):
-                self._touched(text[len(self._root.rstrip("/")) + 1 :])
+    def changed(self, path: str) -> None:
+        """Tell of one changed path, the root itself as None; paths outside do not count."""
+        if path == self._root:
+            self._touched(None)
+        elif path.startswith(self._root.rstrip("/") + "/"):
+            self._touched(path[len(self._root.rstrip("/")) + 1 :])
 
 
 def _keep_names_out_of_logs() -> None:

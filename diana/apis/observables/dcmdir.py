@@ -13,7 +13,7 @@ from attrs import define, field
 
 from diana.apis.dcmdir import DcmDir
 from diana.apis.observables._folder_file import State, judge
-from diana.apis.observables._folder_notify import Notifier
+from diana.apis.observables._folder_notify import Notifier, WatchdogEventReceiver
 from diana.apis.observables._folder_watch import FolderWatch
 from diana.exceptions import GatewayConnectionError, StateError
 from diana.utils.dicom import DicomEventType
@@ -49,6 +49,7 @@ class ObservableDcmDir(DcmDir, Observable):
     """
 
     shortest_pause: ClassVar[float | None] = 0.25
+    WatchdogEventReceiver: ClassVar[type[WatchdogEventReceiver]] = WatchdogEventReceiver
 
     polling_interval: float = 1.0
     name: str = field(default="ObsDcmDir", kw_only=True)
@@ -94,6 +95,16 @@ class ObservableDcmDir(DcmDir, Observable):
         if events:
             self._page = page
         return page
+
+    def poll_events(self) -> Sequence[Event]:
+        """Return what is new, once, for use without a Watcher: what was returned is not told again."""
+        page = self.changes()
+        self.ack(page)
+        return page.events
+
+    def changed(self, path: str) -> None:
+        """Look at an absolute path at the next scan."""
+        self._notifier.changed(os.path.abspath(path))
 
     def ack(self, page: Page) -> None:
         """Take note that the events are durable; until then ``changes`` returns them again."""
