@@ -436,6 +436,7 @@ sys.stdin.read()
 """
     promised: set[str] = set()
     for life in range(3):
+        before = len(list((tmp_path / "spool").glob("*.dcm")))
         child = subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / "spool")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO, text=True,
@@ -450,7 +451,7 @@ sys.stdin.read()
                 )
             )
             sender.start()
-            wait_for(lambda life=life: len(list((tmp_path / "spool").glob("*.dcm"))) > 20 * (life + 1))
+            wait_for(lambda before=before: len(list((tmp_path / "spool").glob("*.dcm"))) > before + 20)
             child.kill()
             sender.join()
             promised |= {outcome.sop_instance for outcome in done if outcome.ok}
