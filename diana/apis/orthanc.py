@@ -11,6 +11,7 @@ from attrs import define, field
 
 from diana.dixel import Dixel, DixelView
 from diana.exceptions import (
+    ConfigError,
     Conflict,
     GatewayAnswerError,
     GatewayRefused,
@@ -22,7 +23,7 @@ from diana.utils.blob import Blob
 from diana.utils.dicom import DicomLevel, Query, Ref, orthanc_id
 from diana.utils.dicom.ref import OID_PATTERN
 from diana.utils.endpoint import Endpoint
-from diana.utils.endpoint.serializable import SECRET
+from diana.utils.endpoint.serializable import SECRET, whole_number
 from diana.utils.gateways.orthanc import Orthanc as Gateway
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Orthanc(Endpoint):
 
     protocol: str = "http"
     host: str = "localhost"
-    port: int = field(default=8042, converter=int)
+    port: int = field(default=8042, converter=whole_number)
     path: str | None = None
     aet: str = "ORTHANC"
     peername: str = "orthanc"
@@ -83,6 +84,8 @@ class Orthanc(Endpoint):
 
     def _hide_credentials(self) -> None:
         """Move user and password out of the address, which is shown."""
+        if "@" in self.host:
+            raise ConfigError("a host is a name or a number; user and password have fields of their own")
         parts = urlsplit(self.url or "")
         if parts.username is not None:
             self.user, self.password = unquote(parts.username), unquote(parts.password or "")

@@ -15,7 +15,7 @@ from diana.dixel import Dixel, DixelView
 from diana.exceptions import ConfigError, DianaError, InvalidItem, ItemNotFound, Unsupported
 from diana.utils.dicom import DicomLevel, Query, Ref
 from diana.utils.endpoint import Endpoint, Factory, Serializable
-from diana.utils.endpoint.serializable import SECRET, encode
+from diana.utils.endpoint.serializable import SECRET, encode, whole_number
 from diana.utils.gateways.redis_kv import RedisKV
 
 FILE_PATH = "FilePath"
@@ -34,8 +34,8 @@ class Redis(Endpoint):
     views: ClassVar[DixelView] = DixelView.META | DixelView.TAGS
 
     host: str = "localhost"
-    port: int = field(default=6379, converter=int)
-    db: int = field(default=0, converter=int)
+    port: int = field(default=6379, converter=whole_number)
+    db: int = field(default=0, converter=whole_number)
     password: str | None = field(default=None, repr=False, metadata=SECRET)
     name: str = field(default="Redis", kw_only=True)
     user: str | None = field(default=None, kw_only=True)

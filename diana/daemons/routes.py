@@ -182,7 +182,7 @@ def mk_route(
     if not dest_desc and handler.needs_dest:
         raise ConfigError(f"{hname} needs a destination")
     source = _endpoint(source_desc)
-    if not hasattr(source, "changes"):
+    if not hasattr(source, "source_id"):
         raise ConfigError(f"{source.name} ({type(source).__name__}) cannot be watched")
     dest = None if dest_desc is None else _endpoint(dest_desc)
     name = hname if dest is None else f"{hname}:{dest.name}"

@@ -115,6 +115,9 @@ def make_step(described: Any) -> Step:
         ((name, options),) = described.items()
     maker = STEPS.get(name) if isinstance(name, str) else None
     if maker is None:
-        near = get_close_matches(str(name), STEPS, 1)
+        if not isinstance(name, str):
+            # what it holds may be the values of a query
+            raise ConfigError("a step is a word, or a mapping of one word to its options")
+        near = get_close_matches(name, STEPS, 1)
         raise ConfigError(f"unknown step {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     return maker(options)

@@ -22,6 +22,8 @@ from diana.exceptions import (
 )
 from diana.ledger.receipts import Proof, Receipt, state_of
 from diana.utils.dicom import DicomLevel, Query, Ref
+from diana.utils.dicom.header import is_dicom
+from diana.utils.dicom.structure import check_whole
 from diana.utils.endpoint import Endpoint
 from diana.utils.endpoint.circuit import Backoff
 from diana.utils.pool import bounded_map
@@ -167,6 +169,11 @@ class _Job:
                     return
         except DianaError as error:
             self._note(error, "source")
+        except OSError as error:
+            self._note(IncompleteTransfer(f"{self.source.name}: {type(error).__name__} while reading"), "source")
+        except Exception as error:  # noqa: BLE001 - a source may raise anything; the receipt says so
+            log.debug("%s failed (%s)", self.source.name, type(error).__name__)
+            self._note(InvalidItem(f"{self.source.name}: {type(error).__name__} while reading"), "source")
 
     def _pull(self, ref: Ref, wanted: dict[str, Ref] | None, total: int) -> Iterator[Dixel]:
         """Yield what is to be sent: the item at once, or one by one when only a part of it is wanted."""
@@ -198,6 +205,7 @@ class _Job:
         uid = str(dixel.tags.get("SOPInstanceUID") or "")
         self.study = self.study or str(dixel.tags.get("StudyInstanceUID") or "")
         try:
+            _refuse_cut(dixel)
             going = dixel
             for step in self.steps:
                 changed = step(going)
@@ -212,6 +220,12 @@ class _Job:
             self._note(error, "dest")
             self.dest_is_down = isinstance(error, GatewayConnectionError)
             return Proof(uid, "missing", note=_note_of(error))
+        except OSError as error:
+            self._note(IncompleteTransfer(f"{self.dest.name}: {type(error).__name__} while writing"), "dest")
+            return Proof(uid, "missing", note=f"{type(error).__name__} on the way")
+        except Exception as error:  # noqa: BLE001 - whatever happens to one item, the others go on
+            log.debug("an item failed (%s)", type(error).__name__)
+            return Proof(uid, "rejected", note=f"InvalidItem: {type(error).__name__} on the way")
         finally:
             if dixel.blob is not None:
                 dixel.blob.close()
@@ -297,6 +311,15 @@ class _Job:
             temporary=self.trouble is not None and self.trouble.temporary,
             blame=self.blame,
         )
+
+
+def _refuse_cut(dixel: Dixel) -> None:
+    """Raise InvalidItem for an instance whose file ends too early: equal bytes would prove a cut copy."""
+    if dixel.blob is None:
+        return
+    with dixel.blob.open() as stream:
+        if is_dicom(stream) and (whole := check_whole(stream)).state == "cut":
+            raise InvalidItem(f"the file is not whole: {whole.reason}")
 
 
 def _note_of(error: DianaError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ from diana.utils.endpoint.manager import load_document, substitute
 TOP_KEYS = ("services", "routes", "state", "grace")
 ROUTE_KEYS = ("name", "source", "event", "when", "steps", "to", "remove_source", "workers")
 HANDLER_KEYS = ("handler", "source", "dest")
+MAX_GRACE = 86400
 EVENT_WORDS = {
     **EVENTS,
     "instance": DicomEventType.INSTANCE_ADDED,
@@ -61,12 +63,11 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None 
         rest = substitute({key: document[key] for key in TOP_KEYS[1:] if key in document}, environ)
     except ConfigError as error:
         raise ConfigError([*problems, *(f"{origin}: {one}" for one in error.problems)]) from None
-    if rest.get("state"):
-        config.state = Path(str(rest["state"]))
-    try:
-        config.grace = float(rest.get("grace", config.grace))
-    except (TypeError, ValueError):
-        problems.append(f"{origin}: 'grace' is a number of seconds")
+    for key, read in (("state", _read_state), ("grace", _read_grace)):
+        try:
+            setattr(config, key, read(rest.get(key)))
+        except ConfigError as error:
+            problems.append(f"{origin}: {error}")
     routes = rest.get("routes") or []
     if not isinstance(routes, list):
         raise ConfigError([*problems, f"{origin}: 'routes' is a list"])
@@ -133,7 +134,7 @@ def _add_route(config: WatchConfig, described: Any, where: str) -> list[str]:
 def _add_handler(config: WatchConfig, described: Mapping[str, Any]) -> list[str]:
     problems = [_unknown("handler", key, HANDLER_KEYS) for key in described if key not in HANDLER_KEYS]
     hname, source, dest = (described.get(key) for key in HANDLER_KEYS)
-    if hname not in HANDLERS:
+    if not isinstance(hname, str) or hname not in HANDLERS:
         near = get_close_matches(str(hname), HANDLERS, 1)
         return [*problems, f"unknown handler {hname!r}" + (f", did you mean {near[0]!r}?" if near else "")]
     for key, name in (("source", source), ("dest", dest)):
@@ -142,6 +143,8 @@ def _add_handler(config: WatchConfig, described: Mapping[str, Any]) -> list[str]
                 config.services.get(str(name))
             except DianaError as error:
                 problems.append(str(error))
+    if not problems and not hasattr(config.services.get(str(source)), "source_id"):
+        problems.append(f"the source of {hname} cannot be watched")
     if not problems:
         config.handlers.append((str(hname), str(source), None if dest is None else str(dest)))
     return problems
@@ -157,8 +160,9 @@ def _read_name(_: WatchConfig, value: Any) -> str:
 
 def _read_source(config: WatchConfig, value: Any) -> Any:
     source = config.services.get(_service_name("source", value))
-    if not hasattr(source, "changes"):
-        raise ConfigError(f"{value!r} ({type(source).__name__}) cannot be watched")
+    if not hasattr(source, "source_id"):
+        # what the file calls it may be a shortcut with a password
+        raise ConfigError(f"{source.name!r} ({type(source).__name__}) cannot be watched")
     return source
 
 
@@ -184,7 +188,7 @@ def _read_steps(_: WatchConfig, value: Any) -> list[Step]:
 
 
 def _read_to(config: WatchConfig, value: Any) -> list[Any]:
-    names = value if isinstance(value, list) else [value]
+    names = value if isinstance(value, list) and value else [value]
     found = [config.services.get(_service_name("to", name)) for name in names]
     unable = [one.name for one in found if not one.can("put")]
     if unable:
@@ -204,6 +208,24 @@ def _read_workers(_: WatchConfig, value: Any) -> int:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64):
         raise ConfigError("'workers' is a number from 1 to 64")
     return value or 4
+
+
+def _read_state(value: Any) -> Path | None:
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        raise ConfigError("'state' is the path of a folder")
+    return Path(value)
+
+
+def _read_grace(value: Any) -> float:
+    try:
+        found = 30.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if isinstance(value, bool) or not 0 <= found <= MAX_GRACE:
+        raise ConfigError(f"'grace' is a number of seconds, from 0 to {MAX_GRACE}")
+    return found
 
 
 def _service_name(key: str, value: Any) -> str:

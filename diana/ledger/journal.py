@@ -112,7 +112,7 @@ class Journal:
             text = connection.execute(select(cursors.c.cursor).where(cursors.c.source == source)).scalar()
         try:
             return None if text is None else json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise StateError("the cursor of a source in the ledger is damaged") from None
 
     def seen(self, source: str, keys: Sequence[str]) -> set[str]:

@@ -9,8 +9,9 @@ from typing import Any  # event data is JSON
 
 from attrs import field, frozen
 
+from diana.exceptions import StateError
 from diana.ledger.receipts import Receipt
-from diana.ledger.schema import deliveries, events
+from diana.ledger.schema import deliveries, events, storable
 
 
 @frozen
@@ -18,10 +19,10 @@ class EventRow:
     """Hold an event as plain values."""
 
     source: str
-    key: str = field(repr=False)
+    key: str = field(repr=False, converter=storable)
     evtype: int
     data: Mapping[str, Any] = field(repr=False)
-    study: str = field(default="", repr=False)
+    study: str = field(default="", repr=False, converter=storable)
     at: float = field(factory=time.time)
     id: int = 0
 
@@ -87,9 +88,15 @@ DELIVERY_COLUMNS = (
 
 
 def event_of(row: Sequence[Any]) -> EventRow:
-    """Return the event in a row of ``EVENT_COLUMNS``."""
+    """Return the event in a row of ``EVENT_COLUMNS``. Raises StateError when its data are not JSON."""
     source, key, evtype, data, study, at, event_id = row
-    return EventRow(source, key, evtype, json.loads(data), study, at, event_id)
+    try:
+        known = json.loads(data)
+    except (ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
+        raise StateError(f"event {event_id} of the ledger is damaged")
+    return EventRow(source, key, evtype, known, study, at, event_id)
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Dialect, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy.types import TypeDecorator
 
 VERSION = "1"
 
 # SQLite numbers rows by itself only for INTEGER
 ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
+
+def storable(text: str) -> str:
+    """Return a text that every database takes: replacement characters stand for NUL and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+class SafeText(TypeDecorator[str]):
+    """Hold any text, see ``storable``."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text that is stored."""
+        return None if value is None else storable(value)
+
+
 tables = MetaData()
 
 about = Table(
     "about",
     tables,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("key", SafeText, primary_key=True),
+    Column("value", SafeText, nullable=False),
 )
 
 cursors = Table(
     "cursors",
     tables,
-    Column("source", Text, primary_key=True),
-    Column("cursor", Text, nullable=False),
+    Column("source", SafeText, primary_key=True),
+    Column("cursor", SafeText, nullable=False),
     Column("updated", Float, nullable=False),
 )
 
@@ -30,11 +50,11 @@ events = Table(
     "events",
     tables,
     Column("id", ROW_ID, primary_key=True, autoincrement=True),
-    Column("source", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("source", SafeText, nullable=False),
+    Column("key", SafeText, nullable=False),
     Column("evtype", Integer, nullable=False),
-    Column("data", Text, nullable=False),
-    Column("study", Text, nullable=False),
+    Column("data", SafeText, nullable=False),
+    Column("study", SafeText, nullable=False),
     Column("at", Float, nullable=False),
     Column("closed", Integer, nullable=False),  # 0: the source still wants to hear that the work is done
     UniqueConstraint("source", "key"),
@@ -46,15 +66,15 @@ deliveries = Table(
     tables,
     Column("id", ROW_ID, primary_key=True, autoincrement=True),
     Column("event", ROW_ID, nullable=False, index=True),
-    Column("trigger", Text, nullable=False),
-    Column("study", Text, nullable=False),
-    Column("state", Text, nullable=False),  # new, busy, waiting, done, dead
+    Column("trigger", SafeText, nullable=False),
+    Column("study", SafeText, nullable=False),
+    Column("state", SafeText, nullable=False),  # new, busy, waiting, done, dead
     Column("attempts", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),  # starts that never came to an end
     Column("due", Float, nullable=False, default=0.0),
-    Column("owner", Text, nullable=False, default=""),
-    Column("note", Text, nullable=False, default=""),  # outcome or last error, without patient data
-    Column("receipt", Text, nullable=False, default=""),
+    Column("owner", SafeText, nullable=False, default=""),
+    Column("note", SafeText, nullable=False, default=""),  # outcome or last error, without patient data
+    Column("receipt", SafeText, nullable=False, default=""),
     Column("first_at", Float, nullable=False),
     Column("last_at", Float, nullable=False),
     UniqueConstraint("event", "trigger"),
@@ -66,21 +86,21 @@ deliveries = Table(
 receipts = Table(
     "receipts",
     tables,
-    Column("id", Text, primary_key=True),
-    Column("route", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("dest", Text, nullable=False),
-    Column("study", Text, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("route", SafeText, nullable=False),
+    Column("source", SafeText, nullable=False),
+    Column("dest", SafeText, nullable=False),
+    Column("study", SafeText, nullable=False),
     Column("level", Integer, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("follows", Text, nullable=False),
+    Column("state", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("follows", SafeText, nullable=False),
     Column("expected", Integer),
     Column("verified", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("started", Float, nullable=False),
     Column("ended", Float, nullable=False),
-    Column("data", Text, nullable=False),
+    Column("data", SafeText, nullable=False),
     Index("receipts_study", "route", "dest", "study", "started"),
     Index("receipts_state", "state", "ended"),
 )
@@ -88,11 +108,11 @@ receipts = Table(
 proofs = Table(
     "proofs",
     tables,
-    Column("receipt", Text, primary_key=True),
-    Column("uid", Text, primary_key=True),
-    Column("state", Text, nullable=False),  # verified, missing, rejected
-    Column("stored_uid", Text, nullable=False),
-    Column("md5", Text, nullable=False),
+    Column("receipt", SafeText, primary_key=True),
+    Column("uid", SafeText, primary_key=True),
+    Column("state", SafeText, nullable=False),  # verified, missing, rejected
+    Column("stored_uid", SafeText, nullable=False),
+    Column("md5", SafeText, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("note", Text, nullable=False),
+    Column("note", SafeText, nullable=False),
 )

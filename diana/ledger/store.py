@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
+import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any  # pragmas and rows come in any type
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -21,6 +25,8 @@ from diana.ledger import schema
 
 FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
 FULL = ("disk is full", "disk I/O error", "No space left", "database is locked")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+SQLITE_HEADER = 100
 
 
 class Store:
@@ -62,7 +68,10 @@ class Store:
         """Claim the ledger for this process until ``close``. Raises StateError when another process has it."""
         if self.path is None or self._lock_file is not None:
             return
-        handle = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _open_error(self.path, error) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -97,7 +106,7 @@ class Store:
                 raise ConfigError(f"the ledger's URL cannot be used: {type(error).__name__}") from None
             where = url.database or ""
         path = Path(where)
-        if path.is_dir() or path.suffix not in FILE_ENDINGS:
+        if path.suffix not in FILE_ENDINGS:
             path = path / "ledger.sqlite"
         self.path = path
         return _sqlite_file(path)
@@ -140,11 +149,39 @@ def _sqlite_file(path: Path) -> Engine:
 
     try:
         make_private(path.parent)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not os.path.lexists(path):
+            _begin_file(path)
+        found = path.stat()
     except OSError as error:
-        raise StateError(f"the ledger {path.name} cannot be opened: {error.strerror}") from None
+        raise _open_error(path, error) from None
+    except sqlite3.Error:
+        raise StateUnavailable(f"the ledger {path.name} cannot be begun; is the disk full?") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise StateError(f"the ledger {path.name} is no file")
+    if found.st_size < SQLITE_HEADER:
+        # SQLite takes such a file for a new database
+        raise StateError(f"the ledger {path.name} is damaged: it is empty; restore a copy or move it away")
     # one connection for all threads: ``Store`` lets one transaction in at a time
-    return _sqlite(create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}))
+    url = URL.create("sqlite", database=str(path))
+    return _sqlite(create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False}))
+
+
+def _begin_file(path: Path) -> None:
+    """Make a database without tables that is there at once or not at all, so that an empty one is known as damaged."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        with closing(sqlite3.connect(fresh)) as connection:
+            connection.execute("PRAGMA user_version=1")
+        with suppress(FileExistsError):  # another process was first
+            os.link(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _open_error(path: Path, error: OSError) -> StateError:
+    kind = StateUnavailable if error.errno in NO_ROOM else StateError
+    return kind(f"the ledger {path.name} cannot be opened: {error.strerror}")
 
 
 def _sqlite(engine: Engine) -> Engine:

@@ -18,6 +18,7 @@ from diana.utils.dicom import DicomEventType, DicomLevel, Ref
 from diana.utils.dicom.header import DEFAULT_TAGS
 from diana.utils.endpoint import Endpoint, Event, Observable, Page
 from diana.utils.endpoint.observable import Seen
+from diana.utils.endpoint.serializable import whole_number
 from diana.utils.gateways import dimse
 from diana.utils.gateways.dimse_pdu import DEFAULT_MAX_PDU, check_ae_title
 
@@ -53,7 +54,7 @@ class DicomListener(Endpoint, Observable):
 
     aet: str = field(default="DIANA", converter=check_ae_title)
     host: str = "127.0.0.1"
-    port: int = field(default=11112, converter=int)
+    port: int = field(default=11112, converter=whole_number)
     path: Path = field(default=Path("dicom-spool"), converter=Path)
     calling_aets: list[str] = field(factory=list, converter=_titles)
     addresses: list[str] = field(factory=lambda: list(dimse.LOOPBACK), converter=_texts)

@@ -15,6 +15,7 @@ from attrs import define, evolve, field, frozen
 from diana.apis.orthanc import Orthanc
 from diana.exceptions import GatewayAnswerError, GatewayError, StateError
 from diana.utils.dicom import DicomEventType
+from diana.utils.dicom.ref import OID_PATTERN
 from diana.utils.endpoint.observable import Event, Observable, Page, Seen
 from diana.utils.files import whole_file
 
@@ -24,6 +25,7 @@ PAGE: Final = 1000
 NOW: Final = -1
 MAX_STATE: Final = 4096
 MAX_ANCHORED: Final = 64
+MAX_SEQ: Final = 2**63 - 1
 
 EVENTS: Final[Mapping[str, DicomEventType]] = {
     "NewInstance": DicomEventType.INSTANCE_ADDED,
@@ -143,13 +145,16 @@ class ObservableOrthanc(Orthanc, Observable):
         return Page([], Position(0, at.generation + 1).to_json(), more=True)
 
     def _checked(self, rows: list[Any], since: int) -> tuple[int, str]:
-        """Return number and id of the last change. Raises GatewayAnswerError when the numbers do not rise."""
+        """Return number and id of the last change. Raises GatewayAnswerError when the rows are no rising changes."""
         last = since
+        if len(rows) > PAGE:
+            raise GatewayAnswerError(f"{self.name}: the log of changes gives more than was asked for")
         for row in rows:
-            number = row.get("Seq") if isinstance(row, dict) else None
-            if not isinstance(number, int) or number <= last or not isinstance(row.get("ID"), str):
+            number, oid = (row.get("Seq"), row.get("ID")) if isinstance(row, dict) else (None, None)
+            known = type(number) is int and isinstance(oid, str) and OID_PATTERN.match(oid) is not None
+            if not known or not last < int(number or 0) <= MAX_SEQ:
                 raise GatewayAnswerError(f"{self.name}: the log of changes is out of order")
-            last = number
+            last = int(number or 0)
         return last, str(rows[-1]["ID"])[:MAX_ANCHORED]
 
     @staticmethod

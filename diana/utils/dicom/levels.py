@@ -51,7 +51,7 @@ class DicomLevel(IntEnum):
                 return cls.INSTANCES
         elif isinstance(label, int) and not isinstance(label, bool) and label in cls._value2member_map_:
             return cls(label)
-        raise InvalidItem(f"no DICOM level {label!r}; use patients, studies, series or instances")
+        raise InvalidItem("no DICOM level of that name; use patients, studies, series or instances")
 
 
 def as_level(label: DicomLevel | int | str) -> DicomLevel:

@@ -113,8 +113,10 @@ def _group_problems(match: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
             else:
                 for one in inner:
                     yield from _group_problems(one, depth + 1)
-        elif isinstance(wanted, Mapping):
-            yield f"{key} is matched by a value or a list, not by a mapping"
+        elif isinstance(wanted, Mapping) or (
+            isinstance(wanted, list | tuple) and any(isinstance(one, Mapping | list | tuple) for one in wanted)
+        ):
+            yield f"{key} is matched by a value or a list of values"
 
 
 def _keywords(match: Mapping[str, Any]) -> Iterator[str]:

@@ -44,5 +44,5 @@ class DixelView(Flag):
             try:
                 view |= cls[word.strip().upper()]
             except KeyError:
-                raise InvalidItem(f"no view {word.strip()!r}; use meta, metakv, tags, file, pixels") from None
+                raise InvalidItem("no view of that name; use meta, metakv, tags, file, pixels") from None
         return view

@@ -81,8 +81,7 @@ class Endpoint(Serializable):
             return Outcome(item, id=self.put(item))
         except DianaError as error:
             return Outcome(item, error=error)
-        except Exception as error:  # whatever one item does, the others go on
-            log.debug("put failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - whatever one item does, the others go on
             return Outcome(item, error=InvalidItem(f"{self.name}: {type(error).__name__} while putting"))
 
     def get(
@@ -183,7 +182,7 @@ class Endpoint(Serializable):
         """Call a public method of this class with the item as first argument. Raises Unsupported for others."""
         known = isinstance(method, str) and not method.startswith("_") and callable(getattr(type(self), method, None))
         if not known:
-            raise Unsupported(f"{self.name}: no method {method!r}")
+            raise Unsupported(f"{self.name}: no such public method")
         return getattr(self, method)(item, *args, **kwargs)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 QUIET_SHARE = 0.01
 LONGEST_AWAY = 30.0
+LEAST_PAUSE = 0.005
 RESERVE = 1 << 30
 
 
@@ -85,8 +86,7 @@ class Poller:
                 pause = self._look()
             except DianaError as error:
                 pause = self._away(str(error))
-            except Exception as error:  # a source may raise anything; the others must go on (R6)
-                log.debug("a look failed", exc_info=True)
+            except Exception as error:  # noqa: BLE001 - a source may raise anything; the others must go on (R6)
                 pause = self._away(f"{type(error).__name__} while looking")
             if pause > 0:
                 self._wake.wait(pause)
@@ -124,10 +124,11 @@ class Poller:
 
     def _pause(self) -> float:
         shortest = self.source.shortest_pause
+        longest = max(self.source.polling_interval, LEAST_PAUSE)
         if shortest is None:
-            return self.source.polling_interval
+            return longest
         quiet = time.monotonic() - self._last_event
-        return min(self.source.polling_interval, max(shortest, quiet * QUIET_SHARE))
+        return min(longest, max(shortest, quiet * QUIET_SHARE))
 
     def _must_wait(self) -> bool:
         """Tell whether enough is waiting already, or the disk of the ledger is nearly full."""

@@ -11,7 +11,17 @@ from typing import Any  # attribute values may be of any type
 
 import attrs
 
+from diana.exceptions import ConfigError
+
 SECRET = {"secret": True}
+
+
+def whole_number(value: int | str) -> int:
+    """Return a number given as number or text; the converter of ports. Raises ConfigError, which holds no value."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ConfigError("a port or database is a whole number") from None
 
 
 def encode(value: object) -> Any:

@@ -251,8 +251,7 @@ class Watcher:
                 result = Result(delivery.id, "done", "gone or changed before its turn")
         except DianaError as error:
             result = self._failed(delivery, trigger, error, str(error))
-        except Exception as error:  # an action may raise anything; the loop must go on (R6)
-            log.debug("an action failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - an action may raise anything; the loop must go on (R6)
             result = self._failed(delivery, trigger, error, f"{type(error).__name__} in {_place(error)}")
         for party in trigger.parties:
             self._circuit(party).probing = False

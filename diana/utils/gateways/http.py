@@ -30,6 +30,7 @@ __all__ = ["Answer", "Body", "HttpClient"]
 
 JSON_LIMIT: Final = 128 << 20
 ERROR_LIMIT: Final = 64 << 10
+JSON_PATIENCE: Final = 15
 SPILL: Final = 4 << 20
 NO_BODY: Final = b""
 
@@ -220,7 +221,12 @@ class HttpClient:
         return error_of_status(answer.where, status, retry_after=wait, detail=detail, absent=absent)
 
     def json(self, method: str, path: str, data: Any = None, *, limit: int = JSON_LIMIT, **options: Any) -> Any:
-        """Return the decoded JSON answer; ``data`` is sent as JSON. ``options`` are those of ``request``."""
+        """
+        Return the decoded JSON answer; ``data`` is sent as JSON. ``options`` are those of ``request``.
+
+        All of it must come within fifteen times the allowed silence, so that a drip of bytes holds nobody for ever.
+        """
+        options.setdefault("within", JSON_PATIENCE * (options.get("idle") or self.timeout[1]))
         if data is not None:
             options["body"] = json.dumps(data).encode()
             options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}

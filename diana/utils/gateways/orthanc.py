@@ -27,6 +27,7 @@ JSON_TYPE: Final = "application/json"
 VIEWS: Final = ("meta", "metakv", "tags", "file")
 # Orthanc's own error numbers that no repetition cures: bad parameters, unknown things, not DICOM, unknown tags.
 LASTING: Final = frozenset((3, 4, 5, 7, 8, 12, 15, 17, 27))
+CHANGE_BYTES: Final = 2048  # one row of the log takes about 200
 JOB_IDLE: Final = 300.0
 FIND_IDLE: Final = 360.0
 
@@ -194,7 +195,9 @@ class Orthanc:
 
     def changes(self, current: int = 0, limit: int = 10) -> dict[str, Any]:
         """Return at most ``limit`` changes after number ``current``: ``Changes``, ``Last``, ``Done``."""
-        found = self._mapping(self.http.json("GET", f"changes?since={current:d}&limit={limit:d}"))
+        found = self._mapping(
+            self.http.json("GET", f"changes?since={current:d}&limit={limit:d}", limit=CHANGE_BYTES * (limit + 10))
+        )
         changes, last = found.get("Changes"), found.get("Last")
         if not isinstance(changes, list) or not isinstance(last, int) or len(changes) > max(limit, 1):
             raise GatewayAnswerError(f"{self.name}: the log of changes is not what Orthanc answers")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar  # Any: redis-py answers are type
 from attrs import define, field
 
 from diana.exceptions import GatewayAnswerError, GatewayConnectionError, GatewayRefused, InvalidItem
+from diana.utils.endpoint.serializable import whole_number
 
 if TYPE_CHECKING:
     import redis
@@ -36,8 +37,8 @@ class RedisKV:
     """
 
     host: str = "localhost"
-    port: int = field(default=6379, converter=int)
-    db: int = field(default=0, converter=int)
+    port: int = field(default=6379, converter=whole_number)
+    db: int = field(default=0, converter=whole_number)
     password: str | None = field(default=None, repr=False)
     user: str | None = field(default=None, kw_only=True, repr=False)
     tls: bool = field(default=False, kw_only=True)

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from diana.utils.files import whole_file
 log = logging.getLogger(__name__)
 
 MAX_CELL = 131_072
+MAX_TABLE = 1 << 30
 DELIMITERS = ",;\t|"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\Z")
@@ -71,6 +73,9 @@ def read_table(path: Path) -> Table:
     A last row that was cut in the middle by a crash (no newline, fewer cells than the header) is left out with a
     warning. Raises InvalidItem with the row number, the header being row 1; OSError.
     """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TABLE:
+        raise InvalidItem("the table is no file, or larger than 1 GiB")
     data = path.read_bytes()
     if not data:
         return Table()
