@@ -1,4 +1,4 @@
-"""Run every benchmark and print one table: ``python -m benchmarks [header] [orthanc] [route]``."""
+"""Run every benchmark and print one table: ``python -m benchmarks [header] [orthanc] [route] [multipart] [dicomweb]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks._table import Row, print_table
 
-BENCHES = ("header", "orthanc", "route")
+BENCHES = ("header", "orthanc", "route", "multipart", "dicomweb")
 
 
 def main(names: list[str]) -> None:

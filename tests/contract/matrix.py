@@ -53,4 +53,14 @@ MATRIX = {
     "DicomListener": Row(
         "a DICOM storage port with a spool", "get pull exists delete digest check", "meta tags file", "DicomListener"
     ),
+    "DicomWeb": Row("a DICOMweb server", "put get find pull exists digest check", "tags file pixels"),
+    "QidoRS": Row("a DICOMweb server, searched by QIDO-RS", "get find exists check", "tags"),
+    "WadoRS": Row("a DICOMweb server, fetched from by WADO-RS", "get pull exists digest check", "tags file pixels"),
+    "WadoRSMetadata": Row("a DICOMweb server, tags alone by WADO-RS", "get exists check", "tags"),
+    "WadoURI": Row("a server of single instances by WADO-URI", "get pull exists digest check", "tags file pixels"),
+    "StowRS": Row("a DICOMweb server, stored on by STOW-RS", "put check", ""),
+    "Mint": Row("a MINT archive, searched", "get find exists check", "meta tags"),
+    "DicomQR": Row("a DICOM node, searched by C-FIND", "get find exists check", "tags"),
+    "Rad69": Row("an imaging document source, fetched from by RAD-69", "get pull check", "tags file pixels"),
+    "Trolley": Row("a searcher and a downloader as one", "get find pull exists check", "tags file pixels"),
 }

@@ -1,0 +1,1 @@
+"""What the trolley is made of: queries, the objects that are found, caches, storages, the plan of a download."""
