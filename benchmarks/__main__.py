@@ -1,4 +1,4 @@
-"""Run every benchmark and print one table: ``python -m benchmarks [header] [orthanc] [route] [multipart] [dicomweb]``."""
+"""Run every benchmark and print one table: ``python -m benchmarks [header] [orthanc] [route] [multipart] ...``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makers of hostile things: tags with paths in them, damaged and exploding files and archives; and watchers over them."""
+"""Makers of hostile things: tags with paths, damaged and exploding files and archives; and what watches over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watch files, services and options that attack their reader end in a short ConfigError, or exit 2, and tell no secret."""
+"""Watch files, services and options that attack their reader end in a short ConfigError or exit 2; no secret shows."""
 
 from __future__ import annotations
 
@@ -140,6 +140,13 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def make_everything(path: Path, state: Path) -> None:
+    """Read a watch file, and make each service and the watcher."""
+    config = load_config(path, {})
+    config.services.all()
+    make_watcher(config, state=state)
+
+
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
 def test_a_hostile_watch_file_is_a_short_config_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "w.yml"
@@ -147,9 +154,7 @@ def test_a_hostile_watch_file_is_a_short_config_error(tmp_path: Path, text: str)
     path.write_text(text if "out:" in text or not text.startswith("services:\n  ") else text + BASE[10:] + ROUTE)
     begin = time.monotonic()
     with pytest.raises(ConfigError) as caught:
-        config = load_config(path, {})
-        config.services.all()
-        make_watcher(config, state=tmp_path / "state")
+        make_everything(path, tmp_path / "state")
     assert time.monotonic() - begin < 10
     assert 0 < len(str(caught.value)) < 4000
     assert "object at 0x" not in str(caught.value)
@@ -318,14 +323,15 @@ def test_a_hostile_line_in_a_pipe_is_named_and_the_next_is_worked(tmp_path: Path
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["good0.dcm"]
 
 
+STEPS = "routes:\n  - {name: r, source: in, to: [out], steps: [%s]}\n"
 SECRETS = {
     "source": f"routes:\n  - {{name: r, source: 'orthanc:u,{PASSWORD},h,80', to: [out]}}\n",
     "source with a typo": f"routes:\n  - {{name: r, source: 'ortanc:u,{PASSWORD},h,80', to: [out]}}\n",
     "to": f"routes:\n  - {{name: r, source: in, to: ['orthac:http://u:{PASSWORD}@h/']}}\n",
     "to with a bad port": f"routes:\n  - {{name: r, source: in, to: ['orthanc:http://u:{PASSWORD}@h:x/']}}\n",
     "to that cannot be put": f"routes:\n  - {{name: r, source: in, to: ['redis:{PASSWORD}@h:x/0']}}\n",
-    "step of two words": f"routes:\n  - {{name: r, source: in, to: [out], steps: [{{filter: {{PatientID: {PLANTED_IDS[0]}}}, a: b}}]}}\n",
-    "step filter": f"routes:\n  - {{name: r, source: in, to: [out], steps: [{{filter: {{PatientID: {{a: {PLANTED_IDS[0]}}}}}}}]}}\n",
+    "step of two words": STEPS % f"{{filter: {{PatientID: {PLANTED_IDS[0]}}}, a: b}}",
+    "step filter": STEPS % f"{{filter: {{PatientID: {{a: {PLANTED_IDS[0]}}}}}}}",
     "step list": f"routes:\n  - {{name: r, source: in, to: [out], steps: [[{PLANTED_IDS[0]}]]}}\n",
     "when": f"routes:\n  - {{name: r, source: in, to: [out], when: {{PatientNam: {PLANTED_IDS[0]}}}}}\n",
     "when group": f"routes:\n  - {{name: r, source: in, to: [out], when: {{any: [{PLANTED_IDS[0]}]}}}}\n",

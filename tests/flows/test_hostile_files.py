@@ -1,10 +1,10 @@
-"""Cut files, bombs and lying lengths: the sound files beside them are found, announced and delivered, memory is bounded."""
+"""Cut files, bombs and lying lengths: the sound files beside them are found and delivered, memory is bounded."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bad(mixed: Path) -> Iterator[list[str]]:
+def bad(mixed: Path) -> list[str]:
     """The names of the bad files."""
-    yield sorted(path.name for path in mixed.iterdir() if path.name.startswith("bad "))
+    return sorted(path.name for path in mixed.iterdir() if path.name.startswith("bad "))
 
 
 @pytest.mark.parametrize("level", list(DicomLevel), ids=str)
