@@ -65,7 +65,11 @@ def find(
         return
     groups: dict[str, Group] = {}
     for one in found:
-        groups.setdefault(one.parent_oid(query.level), Group(query.level)).add(one)
+        try:
+            oid = one.parent_oid(query.level)
+        except InvalidItem:  # a file without the UIDs of the level belongs to none
+            continue
+        groups.setdefault(oid, Group(query.level)).add(one)
     for group in groups.values():
         yield group.dixel()
 
