@@ -144,7 +144,7 @@ def test_one_bad_line_is_named_and_the_rest_goes_on(cli: Cli, archive: str) -> N
     assert done.code == 3
     assert len(done.rows) == 2
     assert "line 2: not a JSON object" in done.err
-    assert "line 3: no DICOM level 'moons'" in done.err
+    assert "line 3: no DICOM level" in done.err
 
 
 def test_pull_and_put_join_by_a_pipe(cli: Cli, archive: str, empty: str, tmp_path: Path) -> None:
