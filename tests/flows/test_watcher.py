@@ -291,3 +291,10 @@ def test_killed_anywhere_nothing_is_lost(tmp_path: Path, moment: str) -> None:
     assert len(list((tmp_path / "dest").glob("[0-9]*"))) == 20
     journal = Journal(Store(tmp_path / "state"))
     assert journal.counts() == {"copy": {"done": 20}}
+
+
+def test_an_item_that_fails_beside_others_waits_for_seconds_not_for_minutes() -> None:
+    for attempt in range(1, 7):
+        assert 0 < Backoff().delay(attempt) <= 20
+    assert Backoff().delay(1000) <= 300
+    assert Backoff().delay(1, wish=7) >= 7

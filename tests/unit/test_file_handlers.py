@@ -154,6 +154,28 @@ def test_what_a_killed_writer_left_is_removed_and_what_may_be_alive_stays(tmp_pa
     assert sorted(one.name for one in tmp_path.iterdir()) == [".fedcba9876543210.part", ".other.part", "x.txt"]
 
 
+def test_a_writer_does_not_mind_the_files_of_others_that_come_and_go(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        parts = [tmp_path / f".{number:016x}.part" for number in range(50)]
+        while not ended.is_set():
+            for part in parts:
+                part.touch()
+            for part in parts:
+                part.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for number in range(200):
+            TextFileHandler(path=tmp_path, durable=False).put(f"{number}.txt", "text")
+    finally:
+        ended.set()
+        other.join()
+    assert len(list(tmp_path.glob("*.txt"))) == 200
+
+
 def test_nothing_stays_of_a_write_that_fails(tmp_path: Path) -> None:
     handler = TextFileHandler(path=str(tmp_path))
 

@@ -10,14 +10,18 @@ from attrs import define, field, frozen
 
 @frozen
 class Backoff:
-    """Draw delays in seconds: full jitter over ``base * 2**n``, at most ``cap``; a server's own wish is honoured."""
+    """
+    Draw delays in seconds: full jitter over ``base * attempt**2``, at most ``cap``; a server's own wish is honoured.
 
-    base: float = 1.0
+    A square, since a party that is down is the circuit's matter: what fails beside others that succeed is soon right.
+    """
+
+    base: float = 0.5
     cap: float = 300.0
 
     def delay(self, attempt: int, wish: float | None = None) -> float:
         """Return the pause before the start that follows ``attempt`` (1 is the first)."""
-        most = min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
+        most = min(self.cap, self.base * attempt**2)
         drawn = random.uniform(0.1, 1.0) * most  # noqa: S311  # spreads load, keeps no secret
         return min(self.cap, max(drawn, wish or 0.0))
 

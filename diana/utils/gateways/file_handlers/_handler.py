@@ -103,7 +103,7 @@ class FileHandler:
         """
         relative = self.located(fn)
         target = self.root / relative
-        with self.errors():
+        with self.errors(absent=False):
             paths.inside(self.root, target)
             make_private(target.parent)
             self._sweep(target.parent)
@@ -127,16 +127,17 @@ class FileHandler:
         self._swept.add(str(folder))
         with os.scandir(folder) as entries:
             for entry in entries:
-                if TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD:
-                    with suppress(OSError):
-                        os.unlink(entry.path)
+                if TEMPORARY.fullmatch(entry.name):
+                    with suppress(OSError):  # its writer may rename it meanwhile
+                        if time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD:
+                            os.unlink(entry.path)
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Translate errors of the disk."""
+    def errors(self, *, absent: bool = True) -> Iterator[None]:
+        """Translate errors of the disk; a name that is not there is ItemNotFound only with ``absent``."""
         try:
             yield
-        except FileNotFoundError:
-            raise ItemNotFound(f"{self.name}: no such file") from None
         except OSError as error:
+            if absent and isinstance(error, FileNotFoundError):
+                raise ItemNotFound(f"{self.name}: no such file") from None
             raise paths.disk_error(self.name, error) from None
