@@ -27,6 +27,18 @@ class Whole(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
         return [rv] if rv else []
 
 
+class _Twice(Exception):
+    """Say which key of a JSON object is given twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(repr(next(key for key in keys if keys.count(key) > 1)))
+    return found
+
+
 class Data(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """Take JSON, YAML, or ``@file`` with one of them; ``kind`` is the type that must come out."""
 
@@ -51,7 +63,9 @@ class Data(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
 
     def _parse(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
+        except _Twice as error:
+            self.fail(f"the key {error} is given twice", param, ctx)
         except (ValueError, RecursionError):
             pass
         from diana.utils.endpoint.documents import parse_document
@@ -66,10 +80,11 @@ class Data(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
 def read_text(name: str, fail: Any) -> str:
     """Return the text of a file of reasonable size, or call ``fail`` with the reason."""
     try:
-        path = Path(name)
-        if path.is_file() and path.stat().st_size > MAX_TEXT:
+        with Path(name).open("rb") as stream:
+            data = stream.read(MAX_TEXT + 1)
+        if len(data) > MAX_TEXT:
             fail("the file is too large")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except OSError as error:
         fail(f"the file cannot be read: {error.strerror}")
     except UnicodeDecodeError:

@@ -238,16 +238,19 @@ class DcmDir(FolderEndpoint):
         return dixel.blob
 
     def _new_name(self, dixel: Dixel) -> str:
-        """Return the name to store under. Raises InvalidItem when the bytes are not DICOM."""
+        """Return the name to store under. Raises InvalidItem when the bytes are no DICOM instance."""
         own = self._member_name(dixel)
         fn = dixel.meta.get("FileName")
-        return fn if isinstance(fn, str) and not self.anonymizing and paths.is_safe(fn) else own
+        keeps = isinstance(fn, str) and not self.anonymizing and paths.is_safe(fn) and not fn.lower().endswith(".zip")
+        return str(fn) if keeps else own
 
     def _member_name(self, dixel: Dixel) -> str:
         """Return the name of an instance inside an archive: never one that comes from elsewhere."""
         blob = self._blob(self._instance(dixel))
         with blob.open() as stream:
             uid = read_header(stream, IDS).instance
+        if not uid:
+            raise InvalidItem(f"{self.name}: the file has no SOP Instance UID")
         return paths.uid_name(uid, "" if is_uid(uid) else blob.digest("sha256")[:32])
 
     def _present(self, ref: Ref) -> list[str]:

@@ -130,7 +130,7 @@ class Dixel(Serializable):
             raise InvalidItem("an image name needs AccessionNumber or StudyInstanceUID")
         try:
             return f"{first}-{int(self.tags['SeriesNumber']):04}-{int(self.tags['InstanceNumber']):04}"
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InvalidItem("an image name needs SeriesNumber and InstanceNumber") from None
 
     def instances(self) -> Iterator[Dixel]:

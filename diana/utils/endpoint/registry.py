@@ -14,7 +14,7 @@ from typing import Any  # constructor arguments may be of any type
 
 import attrs
 
-from diana.exceptions import ConfigError
+from diana.exceptions import ConfigError, DianaError
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,13 @@ class Factory:
             problems.append(f"{ctype}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
         if problems:
             raise ConfigError(problems)
-        return cls(**{key: _revive(value) for key, value in desc.items()})
+        try:
+            return cls(**{key: _revive(value) for key, value in desc.items()})
+        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            if isinstance(error, DianaError):
+                raise
+            # the text of the error may hold the value of a secret
+            raise ConfigError(f"{ctype} does not take these values ({type(error).__name__})") from None
 
     @staticmethod
     def copy(item: Any) -> Any:

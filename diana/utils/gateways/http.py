@@ -190,15 +190,19 @@ class HttpClient:
                 self._discard(wire)
                 raise
 
-    @staticmethod
-    def _converse(wire: Wire, sent: tuple[bytes, Body, int | None]) -> tuple[int, dict[str, str], bool]:
+    def _converse(self, wire: Wire, sent: tuple[bytes, Body, int | None]) -> tuple[int, dict[str, str], bool]:
         try:
             wire.send(*sent)
         except GONE:
             if wire.used:
                 raise
             # a server may refuse and hang up before it has read all: its answer says more than the reset
-            return read_head(wire)
+            return self._head_of(wire)
+        return self._head_of(wire)
+
+    def _head_of(self, wire: Wire) -> tuple[int, dict[str, str], bool]:
+        """Wait for the answer as long as the request allows, and for the rest of it as long as any."""
+        wire.await_answer(self.timeout[1])
         return read_head(wire)
 
     def _framing(self, where: str, wire: Wire, method: str, head: tuple[int, dict[str, str], bool]) -> Framing:

@@ -169,6 +169,13 @@ class Wire:
         self._end += count
         return count
 
+    def await_answer(self, patience: float) -> None:
+        """Wait for the first byte as long as ``idle``; from then on silence may last ``patience``. Raises EOFError."""
+        if self._start == self._end and not self._more():
+            raise ClosedBeforeAnswer
+        self.idle = min(self.idle, patience)
+        self._arm()
+
     def until(self, mark: bytes, limit: int) -> bytes:
         """Return what comes up to a mark, without it. Raises EOFError, BadAnswer when it is longer than ``limit``."""
         while True:

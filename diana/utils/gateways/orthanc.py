@@ -32,6 +32,16 @@ JOB_IDLE: Final = 300.0
 FIND_IDLE: Final = 360.0
 
 
+def _part(text: str) -> str:
+    """Return a text as one part of a path. Raises GatewayRefused for what no part can be."""
+    try:
+        if text in ("", ".", ".."):
+            raise ValueError
+        return quote(text, safe="")
+    except ValueError:
+        raise GatewayRefused("a name that an address cannot hold") from None
+
+
 def _judge(status: int, text: bytes) -> tuple[int, str]:
     """Return the status to judge a refusal by, and Orthanc's error number; its words may hold patient data."""
     try:
@@ -153,16 +163,16 @@ class Orthanc:
 
     def get_metadata(self, oid: str, level: DicomLevel, key: str) -> str:
         """Return the value of one metadata."""
-        return self.http.text("GET", f"{self._at(oid, level)}/metadata/{quote(key, safe='')}", absent=True)
+        return self.http.text("GET", f"{self._at(oid, level)}/metadata/{_part(key)}", absent=True)
 
     def put_metadata(self, oid: str, level: DicomLevel, key: str, value: str) -> None:
         """Set user metadata; its name must be in the server's ``UserMetadata``, or be a number from 1024."""
-        path = f"{self._at(oid, level)}/metadata/{quote(key, safe='')}"
+        path = f"{self._at(oid, level)}/metadata/{_part(key)}"
         self.http.call("PUT", path, body=value.encode(), headers={"Content-Type": "text/plain"})
 
     def attachment(self, oid: str, level: DicomLevel, key: str | int) -> bytes:
         """Return the content of an attachment."""
-        path = f"{self._at(oid, level)}/attachments/{quote(str(key), safe='')}/data"
+        path = f"{self._at(oid, level)}/attachments/{_part(str(key))}/data"
         with self.http.request("GET", path, absent=True) as answer:
             return bytes(answer.read(64 << 20))
 
@@ -247,7 +257,7 @@ class Orthanc:
         if dest_type not in ("peers", "modalities"):
             raise GatewayRefused(f"{self.name}: {dest_type!r} is neither peers nor modalities")
         asked = {"Resources": [oid] if isinstance(oid, str) else list(oid), "Synchronous": False}
-        path = f"{dest_type}/{quote(dest, safe='')}/store"
+        path = f"{dest_type}/{_part(dest)}/store"
         job = self.wait_job(self._id(self.http.json("POST", path, asked, absent=True)))
         content = self._mapping(job.get("Content"))
         if content.get("FailedInstancesCount"):
@@ -264,7 +274,7 @@ class Orthanc:
 
     def recho(self, domain: str, *, seconds: int = 10) -> None:
         """Send a C-ECHO to a modality; return when it answered. Raises ItemNotFound for an unknown one."""
-        path, kind = f"modalities/{quote(domain, safe='')}/echo", {"Content-Type": JSON_TYPE}
+        path, kind = f"modalities/{_part(domain)}/echo", {"Content-Type": JSON_TYPE}
         self.http.call("POST", path, body=b'{"Timeout": %d}' % seconds, headers=kind, absent=True)
 
     def rfind(self, query: Mapping[str, Any], domain: str, retrieve: bool = False) -> list[dict[str, Any]]:
@@ -281,24 +291,24 @@ class Orthanc:
 
     def remote_query(self, query: Mapping[str, Any], domain: str) -> str:
         """Run a C-FIND at a modality; return the number under which the server keeps the answers."""
-        path = f"modalities/{quote(domain, safe='')}/query"
+        path = f"modalities/{_part(domain)}/query"
         return self._id(self.http.json("POST", path, dict(query), absent=True, idle=FIND_IDLE))
 
     def answers(self, number: str) -> list[dict[str, Any]]:
         """Return the answers of a remote query, in one request."""
-        path = f"queries/{quote(number, safe='')}/answers?expand&simplify"
+        path = f"queries/{_part(number)}/answers?expand&simplify"
         return self._rows(self.http.json("GET", path, absent=True))
 
     def retrieve(self, number: str, index: int | None = None, *, aet: str | None = None) -> dict[str, Any]:
         """C-MOVE the answers of a remote query, or one of them, to ``aet`` (here); return the job's content."""
         which = "" if index is None else f"/answers/{index:d}"
         asked = {"TargetAet": aet or self.aet, "Synchronous": False}
-        path = f"queries/{quote(number, safe='')}{which}/retrieve"
+        path = f"queries/{_part(number)}{which}/retrieve"
         return self._mapping(self.wait_job(self._id(self.http.json("POST", path, asked, absent=True))).get("Content"))
 
     def job(self, number: str) -> dict[str, Any]:
         """Return what the server knows about a job."""
-        return self._mapping(self.http.json("GET", f"jobs/{quote(number, safe='')}", absent=True))
+        return self._mapping(self.http.json("GET", f"jobs/{_part(number)}", absent=True))
 
     def wait_job(self, number: str, *, idle: float = JOB_IDLE) -> dict[str, Any]:
         """

@@ -51,8 +51,8 @@ def _part_is_safe(part: str) -> bool:
 
 
 def is_safe(fn: object) -> bool:
-    """Tell whether a name can be given to a new file: usable (see ``checked``) and hidden in no part."""
-    if not isinstance(fn, str) or any(part.startswith(".") for part in fn.split("/")):
+    """Tell whether a name can be given to a new file: usable (see ``checked``), printable, hidden in no part."""
+    if not isinstance(fn, str) or not fn.isprintable() or any(part.startswith(".") for part in fn.split("/")):
         return False
     try:
         checked(fn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -23,6 +24,10 @@ MAX_ARCHIVE: Final = 512 << 20
 MAX_RATIO: Final = 200
 SMALL: Final = 4 << 20
 MAX_DIRECTORY: Final = 64 << 20
+END: Final = 22
+LONG_END: Final = 56 + 20
+ENTRY: Final = 46
+METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 FIXED_TIME: Final = (1980, 1, 1, 0, 0, 0)
 DAMAGED: Final = (
     zipfile.BadZipFile,
@@ -115,6 +120,8 @@ def opened(stream: BinaryIO) -> Iterator[zipfile.ZipFile]:
     try:
         _check_directory(stream)
         archive = zipfile.ZipFile(stream)
+    except InvalidItem:
+        raise
     except DAMAGED as error:
         raise InvalidItem(f"not a ZIP archive, or its end is missing ({type(error).__name__})") from None
     with archive:
@@ -133,20 +140,35 @@ def is_whole(stream: BinaryIO) -> bool:
 
 
 def _check_directory(stream: BinaryIO) -> None:
-    """Raise InvalidItem when the end record announces a directory too large to hold; the directory comes after it."""
+    """Raise InvalidItem for a directory too large to hold, by either of its end records, or of too many entries."""
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - (1 << 16) - 22))
+    begin = max(0, size - (1 << 16) - END - LONG_END)
+    stream.seek(begin)
     tail = stream.read()
     at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) < at + 22:
+    if at < 0 or len(tail) < at + END:
         raise zipfile.BadZipFile("no end record")
-    length = int.from_bytes(tail[at + 12 : at + 16], "little")
+    end, length = begin + at, int.from_bytes(tail[at + 12 : at + 16], "little")
+    # zipfile takes the long record, where there is one, whatever the short one says
     large = tail.rfind(b"PK\x06\x06", 0, at)
-    if length == 0xFFFFFFFF and large >= 0:
-        length = int.from_bytes(tail[large + 40 : large + 48], "little")
+    if large >= 0:
+        end, length = begin + large, max(length, int.from_bytes(tail[large + 40 : large + 48], "little"))
     if length > MAX_DIRECTORY:
         raise InvalidItem(f"the directory of the archive is larger than {MAX_DIRECTORY} bytes")
+    stream.seek(max(0, end - length))
+    if _entries(stream.read(length)) > MAX_MEMBERS:
+        raise InvalidItem(f"the archive has more than {MAX_MEMBERS} members")
     stream.seek(0)
+
+
+def _entries(directory: bytes) -> int:
+    """Return how many entries a directory holds, up to one more than allowed."""
+    count = at = 0
+    while count <= MAX_MEMBERS and directory[at : at + 4] == b"PK\x01\x02" and at + ENTRY <= len(directory):
+        name, extra, comment = struct.unpack_from("<3H", directory, at + 28)
+        at += ENTRY + name + extra + comment
+        count += 1
+    return count
 
 
 def _problem(info: zipfile.ZipInfo) -> str:
@@ -155,6 +177,9 @@ def _problem(info: zipfile.ZipInfo) -> str:
         return "encrypted"
     if (info.external_attr >> 28) == 0o12:
         return "a link"
+    if info.compress_type not in METHODS:
+        # the announced dictionary of LZMA is allocated, and its errors are not of zipfile
+        return "packed by a method other than deflate"
     if info.file_size > MAX_MEMBER:
         return "too large"
     if info.file_size > SMALL and info.file_size > MAX_RATIO * max(1, info.compress_size):
