@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "put": "Store files in a service.",
     "receipts": "List receipts and dead letters; send again what failed.",
     "routes": "List, check, explain and backtest the routes of a file.",
+    "serve": "Give a service the faces of DICOMweb, WADO-URI, MINT, RAD-69 and DIMSE.",
     "transfer": "Move items from one service to another and prove it.",
     "update": "Change items of a service.",
     "watch": "Run routes until told to stop.",

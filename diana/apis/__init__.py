@@ -9,6 +9,7 @@ from diana.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from diana.apis.csvfile import CsvFile
     from diana.apis.dcmdir import DcmDir
+    from diana.apis.dicom_node import DicomNode
     from diana.apis.dicom_qr import DicomQR
     from diana.apis.dicomweb import DicomWeb
     from diana.apis.image_dir import ImageDir
@@ -33,6 +34,7 @@ _PLACES = {
     "CsvFile": ".csvfile",
     "DcmDir": ".dcmdir",
     "DicomListener": ".observables.listener",
+    "DicomNode": ".dicom_node",
     "DicomQR": ".dicom_qr",
     "DicomWeb": ".dicomweb",
     "ImageDir": ".image_dir",
@@ -60,6 +62,7 @@ __all__ = [
     "CsvFile",
     "DcmDir",
     "DicomListener",
+    "DicomNode",
     "DicomQR",
     "DicomWeb",
     "ImageDir",

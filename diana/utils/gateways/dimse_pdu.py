@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from struct import pack
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from diana.exceptions import ConfigError, GatewayAnswerError
 
@@ -44,12 +44,23 @@ AFFECTED_CLASS: Final = 0x0002
 COMMAND_FIELD: Final = 0x0100
 MESSAGE_ID: Final = 0x0110
 RESPONDED_ID: Final = 0x0120
+MOVE_DESTINATION: Final = 0x0600
 PRIORITY: Final = 0x0700
 DATA_SET_TYPE: Final = 0x0800
 STATUS: Final = 0x0900
+ERROR_COMMENT: Final = 0x0902
 AFFECTED_INSTANCE: Final = 0x1000
+REMAINING: Final = 0x1020
+COMPLETED: Final = 0x1021
+FAILED: Final = 0x1022
+WARNINGS: Final = 0x1023
+ORIGINATOR: Final = 0x1030
+ORIGINATOR_ID: Final = 0x1031
 
 C_STORE: Final = 0x0001
+C_GET: Final = 0x0010
+C_FIND: Final = 0x0020
+C_MOVE: Final = 0x0021
 C_ECHO: Final = 0x0030
 C_CANCEL: Final = 0x0FFF
 RESPONSE: Final = 0x8000
@@ -69,7 +80,12 @@ class Context:
 
 @frozen
 class AssociateRequest:
-    """Say what an association request asks for. ``max_pdu`` is what the requester can take, 0 for anything."""
+    """
+    Say what an association request asks for. ``max_pdu`` is what the requester can take, 0 for anything.
+
+    For the abstract syntaxes in ``provides`` the requester offers to be the SCP (PS3.7 D.3.3.4); the value says whether
+    it wants to stay SCU as well.
+    """
 
     called: str
     calling: str
@@ -77,6 +93,7 @@ class AssociateRequest:
     max_pdu: int = DEFAULT_MAX_PDU
     application_context: str = APPLICATION_CONTEXT
     version: int = 1
+    provides: Mapping[str, bool] = field(factory=dict)
 
 
 @frozen
@@ -118,11 +135,16 @@ def _item(kind: int, body: bytes) -> bytes:
     return pack(">BxH", kind, len(body)) + body
 
 
-def _user_information(max_pdu: int) -> bytes:
+def _role(abstract: str, also_scu: bool) -> bytes:
+    return _item(0x54, pack(">H", len(abstract)) + abstract.encode("ascii", "replace") + bytes((also_scu, 1)))
+
+
+def _user_information(max_pdu: int, provides: Mapping[str, bool]) -> bytes:
     return _item(
         0x50,
         _item(0x51, pack(">I", max_pdu))
         + _item(0x52, IMPLEMENTATION_UID.encode())
+        + b"".join(_role(*one) for one in sorted(provides.items()))
         + _item(0x55, IMPLEMENTATION_NAME.encode()),
     )
 
@@ -144,17 +166,17 @@ def encode_request(request: AssociateRequest) -> bytes:
         for context in request.contexts
     )
     head = _association_head(request.called, request.calling)
-    return pdu(ASSOCIATE_RQ, head + contexts + _user_information(request.max_pdu))
+    return pdu(ASSOCIATE_RQ, head + contexts + _user_information(request.max_pdu, request.provides))
 
 
 def encode_answer(request: AssociateRequest, results: Mapping[int, tuple[int, str]], max_pdu: int) -> bytes:
-    """Return an A-ASSOCIATE-AC with result and transfer syntax of each context id."""
+    """Return an A-ASSOCIATE-AC with result and transfer syntax of each context id; offered roles are taken."""
     contexts = b"".join(
         _item(0x21, bytes((id_, 0, result, 0)) + _item(0x40, transfer.encode("ascii", "replace")))
         for id_, (result, transfer) in results.items()
     )
     head = _association_head(request.called, request.calling)
-    return pdu(ASSOCIATE_AC, head + contexts + _user_information(max_pdu))
+    return pdu(ASSOCIATE_AC, head + contexts + _user_information(max_pdu, request.provides))
 
 
 def _items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -178,12 +200,23 @@ def _user_max_pdu(data: memoryview) -> int:
     return 0
 
 
+def _offered_roles(data: memoryview) -> dict[str, bool]:
+    """Return the abstract syntaxes for which the requester offers to be the SCP."""
+    found: dict[str, bool] = {}
+    for kind, body in _items(data):
+        size = int.from_bytes(body[:2], "big")
+        if kind == 0x54 and len(body) == size + 4 and body[size + 3] == 1:
+            found[_text(body[2 : size + 2])] = body[size + 2] == 1
+    return found
+
+
 def decode_request(body: memoryview) -> AssociateRequest:
     """Return what an A-ASSOCIATE-RQ asks for. Raises GatewayAnswerError when it is malformed."""
     if len(body) < 68:
         raise GatewayAnswerError("the association request is too short")
     contexts: dict[int, Context] = {}
     application, max_pdu = "", 0
+    provides: dict[str, bool] = {}
     for kind, item in _items(body[68:]):
         if kind == 0x10:
             application = _text(item)
@@ -191,12 +224,12 @@ def decode_request(body: memoryview) -> AssociateRequest:
             context = _decode_context(item)
             contexts[context.id] = context
         elif kind == 0x50:
-            max_pdu = _user_max_pdu(item)
+            max_pdu, provides = _user_max_pdu(item), _offered_roles(item)
     if len(contexts) > MAX_CONTEXTS:
         raise GatewayAnswerError("the association request has too many presentation contexts")
     return AssociateRequest(
         _text(body[4:20]), _text(body[20:36]), tuple(contexts.values()), max_pdu, application,
-        int.from_bytes(body[:2], "big"),
+        int.from_bytes(body[:2], "big"), provides,
     )  # fmt: skip
 
 

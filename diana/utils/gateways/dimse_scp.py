@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from diana.exceptions import ConfigError, DianaError, GatewayConnectionError
 from diana.utils.dicom.ref import is_uid
@@ -89,7 +90,7 @@ class StorageScp:
     Only callers that name our AE title, come from ``addresses`` and, when ``calling_aets`` is not empty, have one of
     these titles are let in. ``timeout`` (seconds) ends negotiations and PDUs that stop half-way, ``idle_timeout``
     associations without traffic. Connections that have not negotiated yet do not count as associations: when there
-    are too many of them, the oldest is closed.
+    are too many of them, the oldest is closed. With ``tls`` nobody is let in without.
     """
 
     receiver: Receiver
@@ -103,6 +104,7 @@ class StorageScp:
     timeout: float = field(default=30.0, kw_only=True)
     idle_timeout: float = field(default=120.0, kw_only=True)
     max_pdu: int = field(default=p.DEFAULT_MAX_PDU, kw_only=True)
+    tls: ssl.SSLContext | None = field(default=None, kw_only=True, repr=False)
 
     _listener: socket.socket | None = field(init=False, default=None, repr=False)
     _waker: socket.socket | None = field(init=False, default=None, repr=False)
@@ -215,11 +217,10 @@ class StorageScp:
     def _serve(self, wire: Wire, address: str) -> None:
         """Run one association; nothing that goes wrong here reaches another one."""
         try:
-            request = self._negotiate(wire, address)
-            if request is not None:
-                Conversation(
-                    wire, *request, address, self.receiver, self.timeout, self.idle_timeout, self._stopping.is_set
-                ).run()
+            self._secure(wire)
+            agreed = self._negotiate(wire, address)
+            if agreed is not None:
+                self._conversation(wire, *agreed, address).run()
         except GatewayConnectionError as error:
             log.info("association ended early from=%s: %s", address, error)
         except DianaError as error:
@@ -230,6 +231,27 @@ class StorageScp:
             self._abort(wire, reason=0)
         finally:
             self._forget(wire, threading.current_thread())
+
+    def _secure(self, wire: Wire) -> None:
+        if self.tls is None:
+            return
+        try:
+            wire.sock.settimeout(self.timeout)
+            wire.sock = self.tls.wrap_socket(wire.sock, server_side=True)
+        except OSError as error:
+            raise GatewayConnectionError(f"no TLS ({type(error).__name__})") from None
+
+    def _conversation(
+        self, wire: Wire, request: p.AssociateRequest, contexts: dict[int, str], address: str
+    ) -> Conversation:
+        """Return who answers the requests of an association."""
+        return Conversation(
+            wire, request, contexts, address, self.receiver, self.timeout, self.idle_timeout, self._stopping.is_set
+        )
+
+    def _choices(self, request: p.AssociateRequest) -> dict[int, tuple[int, str]]:
+        """Return result and transfer syntax for each context that is asked for."""
+        return {c.id: choose_transfer(c.abstract, c.transfers) for c in request.contexts}
 
     @staticmethod
     def _abort(wire: Wire, reason: int) -> None:
@@ -255,9 +277,13 @@ class StorageScp:
             log.warning("rejected an association from=%s: %s", address, refusal[1])
             wire.send(p.reject(*refusal[0]))
             return None
-        results = {c.id: choose_transfer(c.abstract, c.transfers) for c in request.contexts}
-        wire.send(p.encode_answer(request, results, self.max_pdu))
+        results = self._choices(request)
+        wire.send(p.encode_answer(self._granted(request), results, self.max_pdu))
         return request, {id_: syntax for id_, (result, syntax) in results.items() if result == p.ACCEPTED}
+
+    def _granted(self, request: p.AssociateRequest) -> p.AssociateRequest:
+        """Return the request with those roles that are accepted: none for a plain receiver."""
+        return evolve(request, provides={})
 
     def _refusal(self, request: p.AssociateRequest) -> tuple[tuple[int, int, int], str] | None:
         if not request.version & 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -77,8 +77,9 @@ class Association:
     """
     Keep one association open, as a context manager.
 
-    ``contexts`` are pairs of abstract syntax and the transfer syntaxes it may come in, at most 128. ``timeout`` in
-    seconds holds for connecting and for each answer. For one thread.
+    ``contexts`` are pairs of abstract syntax and the transfer syntaxes it may come in, at most 128; of those in
+    ``provides`` we offer to be the SCP. ``timeout`` in seconds holds for connecting and for each answer. For one
+    thread.
     """
 
     host: str
@@ -88,6 +89,7 @@ class Association:
     called_aet: str = field(default="ANY-SCP", converter=p.check_ae_title, kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
     max_pdu: int = field(default=p.DEFAULT_MAX_PDU, kw_only=True)
+    provides: Mapping[str, bool] = field(factory=dict, kw_only=True)
 
     accepted: dict[tuple[str, str], int] = field(init=False, factory=dict)
     _wire: Wire | None = field(init=False, default=None, repr=False)
@@ -123,7 +125,8 @@ class Association:
 
     def _negotiate(self, wire: Wire) -> None:
         asked = tuple(p.Context(2 * n + 1, abstract, tuple(ts)) for n, (abstract, ts) in enumerate(self.contexts))
-        wire.send(p.encode_request(p.AssociateRequest(self.called_aet, self.aet, asked, self.max_pdu)))
+        wanted = p.AssociateRequest(self.called_aet, self.aet, asked, self.max_pdu, provides=self.provides)
+        wire.send(p.encode_request(wanted))
         kind, body = wire.read_pdu(self.timeout)
         if kind == p.ASSOCIATE_RJ and len(body) == 4:
             raise self._rejection(body[1], body[2], body[3])
@@ -157,9 +160,9 @@ class Association:
         context = self._context(p.VERIFICATION, p.IMPLICIT_LITTLE)
         return self._status(self._request(context, {p.AFFECTED_CLASS: p.VERIFICATION, p.COMMAND_FIELD: p.C_ECHO}))
 
-    def store(self, item: Outgoing) -> int:
+    def store(self, item: Outgoing, also: Mapping[int, int | str] | None = None) -> int:
         """
-        Send one instance as it is; return the status.
+        Send one instance as it is; return the status. ``also`` are further elements of the command.
 
         Raises GatewayRefused when its class is not accepted in its transfer syntax; after any other error the
         association is of no more use.
@@ -170,6 +173,7 @@ class Association:
             p.COMMAND_FIELD: p.C_STORE,
             p.PRIORITY: 0,
             p.AFFECTED_INSTANCE: item.sop_instance,
+            **(also or {}),
         }
         try:
             with item.blob.open() as stream:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import time
 from contextlib import suppress
 from typing import Final
@@ -99,6 +101,17 @@ class Wire:
             self.sock.settimeout(self.timeout)
             self.sock.sendall(data)
         except OSError as error:
+            raise GatewayConnectionError(f"the DICOM connection broke ({type(error).__name__})") from None
+
+    def readable(self, wait: float = 0.0) -> bool:
+        """Tell whether there is something to read, or an end, within some seconds. Raises GatewayConnectionError."""
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True
+        try:
+            waiter = select.poll()
+            waiter.register(self.sock, select.POLLIN)
+            return bool(waiter.poll(wait * 1000))
+        except (OSError, ValueError) as error:
             raise GatewayConnectionError(f"the DICOM connection broke ({type(error).__name__})") from None
 
     def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
