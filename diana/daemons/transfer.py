@@ -122,16 +122,29 @@ class _Job:
 
     def run(self, ref: Ref) -> Receipt:
         expected: dict[str, Ref] | None = None
+        wanted: dict[str, Ref] | None = None
         reason = ""
         try:
             ref, expected, reason = self._expected(ref)
+            if expected is not None:
+                wanted = {uid: at for uid, at in expected.items() if not self._is_known(uid, at)}
         except DianaError as error:
             return self._failed(ref, error)
         self.study = ref.study
-        wanted = None if expected is None else {uid: at for uid, at in expected.items() if uid not in self.known}
         if wanted is None or wanted:
             self._move(ref, wanted, len(expected or ()))
         return self._receipt(ref, wanted, reason)
+
+    def _is_known(self, uid: str, at: Ref) -> bool:
+        """Tell whether an instance is proved already; one that has other bytes now is not."""
+        if uid not in self.known:
+            return False
+        if self.steps or not self.known[uid] or not self.source.can("digest"):
+            return True
+        try:
+            return self.source.digest(at) == self.known[uid]
+        except ItemNotFound:
+            return True
 
     def _expected(self, ref: Ref) -> tuple[Ref, dict[str, Ref] | None, str]:
         """Return the full address, what the source has below it by SOP Instance UID, and why that is not known."""
@@ -154,6 +167,8 @@ class _Job:
         if not rows:
             raise ItemNotFound(f"{self.source.name}: no such {ref.level.singular.lower()}")
         found_refs = [self.source.ref(row) for row in rows]
+        # two patients may share a study's UID
+        found_refs = [one for one in found_refs if not ref.patient or one.patient in (None, "", ref.patient)]
         if not all(one.instance for one in found_refs):
             return ref, None, f"{self.source.name} does not tell SOP Instance UIDs"
         return ref, {one.instance: one for one in found_refs}, ""

@@ -137,6 +137,14 @@ def test_what_is_known_is_left_out() -> None:
     assert dest.puts == 1
 
 
+def test_what_is_known_with_other_bytes_is_not_left_out() -> None:
+    source, dest = filled(3), Faulty()
+    uid = "1.2.3.1.1"
+    right = source.digest(Ref("instances", study="1.2.3", series="1.2.3.1", instance=uid))
+    receipt = transfer(source, dest, STUDY, known={uid: right, "1.2.3.1.2": "0" * 32})
+    assert (receipt.state, receipt.expected, receipt.verified) == ("verified", 2, 2)
+
+
 def test_an_absent_item_is_failed() -> None:
     receipt = transfer(filled(), Memory(name="dest"), Ref("studies", study="9.9"))
     assert (receipt.state, receipt.temporary) == ("failed", False)

@@ -78,6 +78,24 @@ def test_a_killed_destination_ends_verified_and_gets_nothing_twice(
         state.close()
 
 
+def test_two_patients_with_one_study_uid_both_arrive(
+    orthanc_factory: Callable[..., OrthancServer], tmp_path: Path
+) -> None:
+    source, dest = orthanc_factory(), orthanc_factory()
+    for patient in ("TEST1", "TEST2"):
+        for number in range(3):
+            source.upload(instance(number, study="1.2.9", PatientID=patient).file or b"")
+    router = watch(source, dest, tmp_path, "study")
+    try:
+        wait_for(lambda: dest.count() == 6, timeout=60, what="the instances of both patients")
+    finally:
+        router.terminate()
+        router.wait(20)
+    state = Store(tmp_path / "state")
+    assert [one["verified"] for one in Journal(state).receipts.list()] == [3, 3]
+    state.close()
+
+
 def test_a_transfer_says_incomplete_and_the_next_one_sends_only_the_rest(
     orthanc_factory: Callable[..., OrthancServer],
 ) -> None:
