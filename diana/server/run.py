@@ -175,6 +175,8 @@ class HttpFace:
             config.load()
         except (OSError, ssl.SSLError):
             raise ConfigError("the certificate or its key cannot be used") from None
+        if config.ssl is not None:
+            config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         return config
 
     def _bound(self) -> socket.socket:

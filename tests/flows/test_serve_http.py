@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -404,7 +405,14 @@ class TestAccess:
             (row,) = requests.get(f"{face.url}/dicom-web/studies", verify=str(cert)).json()
             assert row["00081190"]["Value"][0].startswith("https://")
             old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            assert old.minimum_version >= ssl.TLSVersion.TLSv1_2
+            old.load_verify_locations(cert)
+            old.set_ciphers("DEFAULT:@SECLEVEL=0")
+            old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                old.maximum_version = ssl.TLSVersion.TLSv1_1
+            with socket.create_connection(("127.0.0.1", face.port), 10) as plain, pytest.raises(OSError, match="."):
+                old.wrap_socket(plain, server_hostname="127.0.0.1")
         with pytest.raises(ConfigError):
             HttpFace(memory, tls_cert=key, tls_key=cert).start()
 
