@@ -12,7 +12,7 @@ export PIP_NO_INPUT = 1
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    install into $(VENV) and show a verified route; needs only Python"
+	@echo "make demo    install into $(VENV) and show verified routes; needs only Python"
 	@echo "make test    install everything, the servers too where possible, and run all tests"
 	@echo "make lint    formatting, lint, types, layers"
 	@echo "make bench   measure against the peers and the limits of this machine"
@@ -36,7 +36,7 @@ bench: $(VENV)/.all
 
 # The stamps make the next run quick. The install is editable: changed code needs no new one.
 $(VENV)/.demo: pyproject.toml setup.py tools/make_venv.sh
-	tools/make_venv.sh "$(VENV)" "$(PYTHON)" .
+	tools/make_venv.sh "$(VENV)" "$(PYTHON)" ".[server]"
 	@touch $@
 
 $(VENV)/.all: pyproject.toml setup.py tools/make_venv.sh

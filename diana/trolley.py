@@ -13,6 +13,7 @@ from diana.exceptions import DianaError as DICOMTrolleyError
 from diana.exceptions import GatewayAnswerError as MultipartContentError
 from diana.exceptions import GatewayRefused as DICOMTrolleyAuthError
 from diana.exceptions import ItemNotFound as DICOMObjectNotFound
+from diana.exceptions import ItemNotFound as NoQueryResults
 from diana.exceptions import ItemNotFound as NoQueryResultsError
 from diana.exceptions import Unsupported as UnSupportedParameterError
 from diana.utils.lazy import lazy_names
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from diana.apis.trolley import Trolley
     from diana.apis.trolley_parts.caching import CachedSearcher, DICOMObjectCache
     from diana.apis.trolley_parts.download import IncompleteDownload
+    from diana.apis.trolley_parts.downloader import Downloader
     from diana.apis.trolley_parts.objects import (
+        DICOMDownloadable,
         DICOMObject,
+        DICOMObjectReference,
         Instance,
         InstanceReference,
         NonInstanceParameterError,
@@ -37,20 +41,25 @@ if TYPE_CHECKING:
         StudyReference,
     )
     from diana.apis.trolley_parts.queries import DICOMQuery, ExtendedQuery, MintQuery, Query, QueryLevels
+    from diana.apis.trolley_parts.search import Searcher
     from diana.apis.trolley_parts.storage import DICOMDiskStorage, FlatStorageDir, StorageDir, StorageError
     from diana.apis.wado_rs import WadoRS, WadoRSMetaData
     from diana.apis.wado_uri import WadoURI
+    from diana.utils.gateways.vitrea import VitreaAuth, VitreaConnection, create_session
 
 __all__ = [
     "DICOMQR",
     "CachedSearcher",
     "DICOMDiskStorage",
+    "DICOMDownloadable",
     "DICOMObject",
     "DICOMObjectCache",
     "DICOMObjectNotFound",
+    "DICOMObjectReference",
     "DICOMQuery",
     "DICOMTrolleyAuthError",
     "DICOMTrolleyError",
+    "Downloader",
     "ExtendedQuery",
     "FlatStorageDir",
     "HierarchicalQuery",
@@ -63,6 +72,7 @@ __all__ = [
     "MintSeries",
     "MintStudy",
     "MultipartContentError",
+    "NoQueryResults",
     "NoQueryResultsError",
     "NonInstanceParameterError",
     "NonSeriesParameterError",
@@ -73,6 +83,7 @@ __all__ = [
     "Rad69",
     "Rad69ServerError",
     "RelationalQuery",
+    "Searcher",
     "Series",
     "SeriesReference",
     "StorageDir",
@@ -81,10 +92,13 @@ __all__ = [
     "StudyReference",
     "Trolley",
     "UnSupportedParameterError",
+    "VitreaAuth",
+    "VitreaConnection",
     "WadoRS",
     "WadoRSMetaData",
     "WadoURI",
     "XDSMissingDocumentError",
+    "create_session",
 ]
 
 _PLACES = {
@@ -95,14 +109,17 @@ _PLACES = {
     "diana.apis.trolley": "Trolley",
     "diana.apis.trolley_parts.caching": "CachedSearcher DICOMObjectCache",
     "diana.apis.trolley_parts.download": "IncompleteDownload",
+    "diana.apis.trolley_parts.downloader": "Downloader",
     "diana.apis.trolley_parts.objects": (
-        "DICOMObject Instance InstanceReference NonInstanceParameterError NonSeriesParameterError Series "
-        "SeriesReference Study StudyReference"
+        "DICOMDownloadable DICOMObject DICOMObjectReference Instance InstanceReference NonInstanceParameterError "
+        "NonSeriesParameterError Series SeriesReference Study StudyReference"
     ),
     "diana.apis.trolley_parts.queries": "DICOMQuery ExtendedQuery MintQuery Query QueryLevels",
+    "diana.apis.trolley_parts.search": "Searcher",
     "diana.apis.trolley_parts.storage": "DICOMDiskStorage FlatStorageDir StorageDir StorageError",
     "diana.apis.wado_rs": "WadoRS WadoRSMetaData",
     "diana.apis.wado_uri": "WadoURI",
+    "diana.utils.gateways.vitrea": "VitreaAuth VitreaConnection create_session",
 }
 
 __getattr__ = lazy_names(__name__, {name: module for module, names in _PLACES.items() for name in names.split()})

@@ -24,6 +24,8 @@ from diana_cli.params import WHOLE
 
 COMMANDS: Mapping[str, str] = {
     "check": "Tell whether services answer.",
+    "collect": "Collect the studies of a worklist.",
+    "deid": "De-identify files, folders, archives and services.",
     "delete": "Remove items from a service.",
     "demo": "Show a verified route on this machine, from nothing.",
     "do": "Call any public method of a service.",
@@ -32,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "find": "Search a service.",
     "get": "Show parts of items: tags, metadata, files.",
     "guid": "Mint a pseudo-identity.",
+    "index": "Register the files of a folder by accession number.",
     "ls": "List the services.",
     "mock": "Let a mock site send generated studies to a service.",
     "pull": "Save every instance of items to a folder.",
@@ -42,6 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "transfer": "Move items from one service to another and prove it.",
     "update": "Change items of a service.",
     "watch": "Run routes until told to stop.",
+    "worker": "Work items of jobs that another machine hands out.",
 }
 
 
@@ -106,7 +110,7 @@ def cli(ctx: click.Context, services: tuple[str, ...], state: Path | None, form:
     \b
       diana-cli find pacs -q '{"PatientName": "B*"}' | diana-cli transfer pacs archive -
     """
-    _configure_logging(verbose)
+    configure_logging(verbose)
     ctx.obj = App(sources=services, state_given=state, form=form, verbose=verbose)
 
 
@@ -114,7 +118,7 @@ class _CliHandler(logging.StreamHandler):  # type: ignore[type-arg]  # the gener
     """Write log records of this project to standard error."""
 
 
-def _configure_logging(verbose: int) -> None:
+def configure_logging(verbose: int) -> None:
     """Send our own loggers to standard error, and those of the libraries nowhere."""
     level = (logging.WARNING, logging.INFO)[verbose] if verbose < 2 else logging.DEBUG
     handler = _CliHandler(sys.stderr)
@@ -166,12 +170,19 @@ def _explain(error: DianaError) -> None:
 
 
 def _trace() -> None:
-    """Show the traceback of the error in hand when ``-v`` asked for it."""
+    """Show where the error in hand came from when ``-v`` asked for it: places and kinds; texts may hold anything."""
     handlers = logging.getLogger("diana_cli").handlers
     if any(isinstance(one, _CliHandler) and one.level <= logging.INFO for one in handlers):
         import traceback
 
-        traceback.print_exc(file=sys.stderr)
+        say("Traceback, without what the errors say:")
+        error, seen = sys.exc_info()[1], set[int]()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            for frame in traceback.extract_tb(error.__traceback__):
+                say(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+            say(f"{type(error).__module__}.{type(error).__qualname__}")
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -32,6 +33,8 @@ from diana.utils.pool import bounded_map
 
 if TYPE_CHECKING:
     from diana.apis.dicom_node import DicomNode
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 MOST_PAIRS = (MAX_CONTEXTS - 2) // 2
@@ -167,6 +170,8 @@ class StoreJob:
         return None
 
     def _verdict(self, status: int) -> DianaError | None:
+        if status & 0xF000 == 0xB000:
+            log.warning("%s: the node stored an instance with a warning (status %#06x)", self.node.name, status)
         if status == 0 or status & 0xF000 == 0xB000:
             return None
         kind = GatewayConnectionError if status & 0xFF00 == OUT_OF_RESOURCES else GatewayRefused

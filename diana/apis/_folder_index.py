@@ -17,6 +17,7 @@ from diana.utils.gateways.file_handlers import paths
 
 IDS: Final = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 HEX: Final = re.compile(r"[0-9a-f]{2}\Z")
+OWN_FOLDER: Final = ".diana"  # of the index in SQLite; hidden, so never entered
 COARSE: Final = 2_000_000_000  # a file system's clock may tick as slowly as this (ns)
 
 

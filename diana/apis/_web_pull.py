@@ -18,6 +18,7 @@ from diana.exceptions import (
     DianaError,
     GatewayAnswerError,
     GatewayConnectionError,
+    GatewayRefused,
     IncompleteTransfer,
     InvalidItem,
     ItemNotFound,
@@ -33,7 +34,9 @@ EXPLICIT_LE = "1.2.840.10008.1.2.1"
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 SIZES = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation")
 TAGS = tuple(dict.fromkeys((*DEFAULT_TAGS, *SIZES)))
-PASSING = (GatewayConnectionError, GatewayAnswerError, IncompleteTransfer)
+# instances that wait for their consumer, in memory up to where they spill
+ROOM = 8
+PASSING = (GatewayConnectionError, GatewayAnswerError, GatewayRefused, IncompleteTransfer)
 
 
 @frozen
@@ -152,13 +155,14 @@ class Retrieval:
         Raises at the end ItemNotFound when nothing is there, IncompleteTransfer with what is missing and what came.
         """
         streams = [partial(self._unit, unit) for unit in units]
-        if self.workers <= 1 or len(streams) <= 1:
+        if self.workers <= 1 or (len(units) <= 1 and all(unit.uids[2] for unit in units)):
             for stream in streams:
                 for found in stream():
                     self.received.append(str(found.tags["SOPInstanceUID"]))
                     yield found
         else:
-            for found in side_by_side(streams, workers=self.workers, room=self.workers * 2, drop=_drop):
+            # also for a single stream: it is read while its consumer works
+            for found in side_by_side(streams, workers=self.workers, room=max(ROOM, self.workers), drop=_drop):
                 self.received.append(str(found.tags["SOPInstanceUID"]))
                 yield found
         self._finish()
@@ -195,8 +199,10 @@ class Retrieval:
     def _finish(self) -> None:
         came = set(self.received)
         wrong = bool(self._trouble or self._damaged)
-        if not came and not self._damaged and self._trouble and not self.expected:
-            raise self._worst()
+        if not came and not self._damaged and self._trouble:
+            worst = self._worst()
+            if not self.expected or isinstance(worst, GatewayRefused):
+                raise worst
         if not came and not wrong and not self.expected:
             raise ItemNotFound(f"{self.name}: the server has no instances of it")
         expected = self.expected

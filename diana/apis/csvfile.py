@@ -23,6 +23,7 @@ from diana.utils.endpoint import Endpoint
 from diana.utils.endpoint.serializable import encode
 from diana.utils.gateways.file_handlers import csv_table
 from diana.utils.gateways.file_handlers.csv_table import Row
+from diana.utils.lazy import parent_first
 
 META = "_"
 ALL = "ALL"
@@ -268,6 +269,7 @@ class CsvFile(Endpoint):
         return bool(new)
 
     def _check_keys(self, query: Query) -> None:
+        parent_first("pydicom")
         from pydicom.datadict import keyword_dict
 
         for key in sorted(query.keywords()):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final  # tag values may be of any type
 
 from attrs import define, field
 
 from diana.apis import _folder_find as search
-from diana.apis._folder_endpoint import FolderEndpoint
-from diana.apis._folder_index import HEX, IDS, FolderIndex, walk
+from diana.apis._deid_folder import DeidFolder
+from diana.apis._folder_index import HEX, IDS, OWN_FOLDER, walk
 from diana.dixel import Dixel, DixelView
 from diana.dixel.convert import element_values
 from diana.exceptions import Conflict, DianaError, IncompleteTransfer, InvalidItem, ItemNotFound, Unsupported
@@ -23,6 +24,7 @@ from diana.utils.dicom.ref import OID_PATTERN, is_uid
 from diana.utils.gateways.file_handlers import paths
 from diana.utils.gateways.file_handlers.dcm_file import DcmFileHandler, parse, pixel_array
 from diana.utils.gateways.file_handlers.zip_file import Member, ZipFileHandler
+from diana.utils.lazy import parent_first
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ FIXED: Final = IDS[1:]
 
 
 @define(eq=False, slots=False)
-class DcmDir(FolderEndpoint):
+class DcmDir(DeidFolder):
     """
     Hold DICOM files below one folder; the id of an instance is its file name.
 
@@ -40,18 +42,29 @@ class DcmDir(FolderEndpoint):
     ``<SOPInstanceUID>.dcm``. Whatever lies in the folder can be found, by name, by UIDs, by Orthanc ids at any level,
     or by its header; hidden files, links and what is not DICOM are passed by. ``recurse_style`` ORTHANC looks only
     into ``hh/hh``, as in Orthanc's storage. A ZIP archive can be pulled by its name. With ``anonymizing`` what is put
-    gets a pseudo-identity (see ``diana.dixel.sham_file``). Without ``durable`` a put does not wait for the disk, and a
-    loss of power may take the last seconds of what was put.
+    is de-identified first, by ``deid`` (see ``diana.deid.setup.Setup``; a key is needed). Without ``durable`` a put
+    does not wait for the disk, and a loss of power may take the last seconds of what was put.
+
+    With ``index`` the headers are kept in an SQLite file, so that ``find`` and addresses by UID do not read the folder.
+    Answers are those that reading gives: before each, what anybody added, changed, moved or removed is taken in. On a
+    local disk of Linux the kernel says what that is. Elsewhere all files are looked at (inode, size, times), but not
+    before ten times as long as the last look took, a minute at most; what this object puts or deletes is seen at once.
+    The file holds what the headers say of patients; its mode is 0600. It lies in ``.diana`` in the folder, or in
+    ``index_folder``, or, when the folder cannot be written or is on a network, in the user's cache. It may be removed
+    at any time, and is made anew when it is damaged.
     """
 
     views: ClassVar[DixelView] = DixelView.META | DixelView.TAGS | DixelView.FILE | DixelView.PIXELS
     needs: ClassVar[DicomLevel] = DicomLevel.PATIENTS
+    skips: ClassVar[bool] = True  # find takes ``offset``
 
     recurse_style: str = field(default="UNSTRUCTURED")
     name: str = field(default="DcmDir", kw_only=True)
     durable: bool = field(default=True, kw_only=True)
+    index: bool = field(default=False, kw_only=True)
+    index_folder: str = field(default="", kw_only=True, converter=os.fspath)
     gateway: DcmFileHandler = field(init=False, repr=False)
-    _index: FolderIndex = field(init=False, repr=False)
+    _lookup: search.FolderLookup = field(init=False, repr=False)
 
     @recurse_style.validator
     def _known_style(self, attribute: object, value: str) -> None:
@@ -61,7 +74,30 @@ class DcmDir(FolderEndpoint):
     def __attrs_post_init__(self) -> None:
         layout = (self.path, self.subpath_width, self.subpath_depth, self.name)
         self.gateway = DcmFileHandler(*layout, durable=self.durable)
-        self._index = FolderIndex(self.path, orthanc=self._orthanc)
+        self._lookup = self._make_lookup()
+
+    def _make_lookup(self) -> search.FolderLookup:
+        if not self.index:
+            return search.FolderLookup(self.path, self.name, self.gateway.name_of, orthanc=self._orthanc)
+        from diana.apis._folder_lookup import IndexedLookup
+
+        return IndexedLookup(
+            self.path, self.name, self.gateway.name_of, orthanc=self._orthanc, folder=self.index_folder
+        )
+
+    def use_index(self) -> None:
+        """Switch the index on, and keep it up to date in a thread until ``close``."""
+        from diana.apis._folder_lookup import IndexedLookup
+
+        if not self.index:
+            self.index = True
+            self._lookup = self._make_lookup()
+        if isinstance(self._lookup, IndexedLookup):
+            self._lookup.keep()
+
+    def close(self) -> None:
+        """Close the index; the endpoint may be used again."""
+        self._lookup.close()
 
     @property
     def _orthanc(self) -> bool:
@@ -87,7 +123,7 @@ class DcmDir(FolderEndpoint):
     def put_zipped(self, fn: str, items: Iterable[Dixel]) -> str:
         """Write instances into a new ZIP archive, replacing one of that name; return the name."""
         self._is_there()
-        self.zips.zip(fn, ((self._member_name(item), self._blob(item)) for item in items))
+        self.zips.zip(fn, ((self._member_name(one), self._blob(one)) for one in map(self._released, items)))
         return fn
 
     def files(self, rex: str = "*.dcm") -> list[str]:
@@ -107,7 +143,8 @@ class DcmDir(FolderEndpoint):
     @staticmethod
     def unstructured_subdirs(base_dir: str) -> Iterator[str]:
         """Yield a folder and every folder below it; links are not followed."""
-        for folder, _, _ in os.walk(base_dir):
+        for folder, below, _ in os.walk(base_dir):
+            below[:] = [one for one in below if one != OWN_FOLDER]
             yield folder
 
     @staticmethod
@@ -122,17 +159,15 @@ class DcmDir(FolderEndpoint):
                     yield os.path.join(outer, name)
 
     def _put(self, dixel: Dixel) -> str:
-        if self.anonymizing:
-            from diana.dixel.sham_file import sham_file
-
-            dixel = sham_file(self._instance(dixel))
-        blob = self._blob(self._instance(dixel))
+        dixel = self._released(self._instance(dixel))
+        blob = self._blob(dixel)
         self._is_there()
         fn = self._new_name(dixel)
         try:
             self.gateway.put(fn, blob, replace=False)
         except FileExistsError:
             raise Conflict(f"{self.name}: other bytes are stored under the same name") from None
+        self._lookup.touched(self.gateway.located(fn))
         return fn
 
     def _get(self, ref: Ref, view: DixelView) -> Dixel:
@@ -146,10 +181,12 @@ class DcmDir(FolderEndpoint):
             group.add(self._header(name))
         return group.dixel()
 
-    def _find(self, query: Query) -> Iterator[Dixel]:
+    def _find(self, query: Query, *, offset: int = 0) -> Iterator[Dixel]:
         if not self._is_there() or (query.limit is not None and query.limit < 1):
             return iter(())
-        return search.find(self.path, query, self._index, self.gateway.name_of, self.name, orthanc=self._orthanc)
+        if type(offset) is not int or offset < 0:
+            raise InvalidItem(f"{self.name}: an offset is a whole number from 0")
+        return self._lookup.find(query, min(offset, sys.maxsize))
 
     def _pull(self, ref: Ref) -> Iterator[Dixel]:
         if ref.id.lower().endswith(".zip") and not OID_PATTERN.match(ref.id):
@@ -209,13 +246,19 @@ class DcmDir(FolderEndpoint):
         if ref.level != DicomLevel.INSTANCES:
             raise Unsupported(f"{self.name}: update takes one instance")
         self.gateway.put(
-            name, self._blob(self._instance(data)) if isinstance(data, Dixel) else self._edited(name, data)
+            name,
+            self._blob(self._released(self._instance(data))) if isinstance(data, Dixel) else self._edited(name, data),
         )
+        self._lookup.touched(self.gateway.located(name))
         return name
 
     def _delete(self, ref: Ref) -> bool:
-        gone = [self.gateway.delete(name) for name in self._located(ref)]
-        return any(gone)
+        gone = False
+        for name in self._located(ref):
+            place = self.gateway.located(name)
+            gone |= self.gateway.delete(name)
+            self._lookup.touched(place)
+        return gone
 
     def _digest(self, ref: Ref) -> str:
         if ref.level != DicomLevel.INSTANCES:
@@ -280,7 +323,7 @@ class DcmDir(FolderEndpoint):
                 return []
             raise InvalidItem(f"{self.name}: the ref does not name a {ref.level.singular.lower()}")
         with self.gateway.errors():
-            return [self.gateway.name_of(name) for name in self._index.files(ref.level, wanted, oid)]
+            return [self.gateway.name_of(name) for name in self._lookup.files(ref.level, wanted, oid)]
 
     def _direct(self, ref: Ref, oid: str) -> str:
         """Return the name under which an instance should be, when it is there."""
@@ -335,6 +378,7 @@ class DcmDir(FolderEndpoint):
 
     def _edited(self, name: str, data: Mapping[str, Any]) -> Any:
         """Return the data set of a file with other values for some DICOM keywords."""
+        parent_first("pydicom")
         from pydicom.datadict import tag_for_keyword
 
         unknown = sorted(str(key) for key in data if tag_for_keyword(str(key)) is None or key in FIXED)

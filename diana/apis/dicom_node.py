@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 __all__ = ["DicomNode"]
 
 WAYS = ("get", "move")
+# instances that may come to a study while it is fetched
+MORE = 1000
 
 
 def _as_way(text: str) -> str:
@@ -175,7 +177,8 @@ class DicomNode(DicomQR):
         targets = dict.fromkeys(self._target(one.ref, ref.level) for one in listed)
         fetch = self._got if self.retrieve == "get" else self._moved
         job = Retrieval(self.name, expected)
-        yield from job.run([Unit(_padded(one), partial(fetch, one, classes)) for one in targets])
+        most = 2 * len(expected) + MORE
+        yield from job.run([Unit(_padded(one), partial(fetch, one, classes, most)) for one in targets])
 
     @staticmethod
     def _target(one: Ref, level: DicomLevel) -> tuple[str, ...]:
@@ -183,15 +186,23 @@ class DicomNode(DicomQR):
         depth = max(level, DicomLevel.STUDIES) - 1
         return (one.study, one.series, one.instance)[:depth]
 
-    def _got(self, uids: tuple[str, ...], classes: list[str]) -> Generator[Blob, None, None]:
+    def _got(self, uids: tuple[str, ...], classes: list[str], most: int) -> Generator[Blob, None, None]:
         contexts, provides = retrieve_contexts(classes)
         keys = dict(zip(UIDS, uids, strict=False))
         with self.connect(contexts, provides) as association:
-            yield from association.get(DicomLevel(len(uids) + 1), keys)
+            yield from self._counted(association.get(DicomLevel(len(uids) + 1), keys), most)
 
-    def _moved(self, uids: tuple[str, ...], _classes: list[str]) -> Generator[Blob, None, None]:
+    def _counted(self, blobs: Generator[Blob, None, None] | Arrivals, most: int) -> Generator[Blob, None, None]:
+        """Pass files on. Raises GatewayAnswerError when they are many more than the node lists."""
+        for count, blob in enumerate(blobs):
+            if count >= most:
+                blob.close()
+                raise GatewayAnswerError(f"{self.name}: the node sends without end, more than {most} instances")
+            yield blob
+
+    def _moved(self, uids: tuple[str, ...], _classes: list[str], most: int) -> Generator[Blob, None, None]:
         landing = self._landed()
-        with landing.one_at_a_time:
+        with landing.turn(self.timeout[1]):
             arrivals = landing.expect()
             association = self.connect(node_contexts(operations=[STUDY_MOVE]))
             association.open()
@@ -207,7 +218,7 @@ class DicomNode(DicomQR):
             thread.start()
             done = False
             try:
-                yield from arrivals
+                yield from self._counted(arrivals, most)
                 done = True
             finally:
                 if not done:

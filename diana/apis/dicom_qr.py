@@ -26,6 +26,7 @@ from diana.utils.endpoint.serializable import whole_number
 from diana.utils.gateways.dicom_qr import FindAssociation, tls_context
 from diana.utils.gateways.dimse_pdu import check_ae_title
 from diana.utils.gateways.key_levels import EVERYWHERE, level_of
+from diana.utils.lazy import parent_first
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +245,7 @@ DICOMQR = DicomQR
 
 
 def _tags(row: Mapping[str, Any]) -> dict[str, Any]:
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR
 
     return {

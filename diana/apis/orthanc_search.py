@@ -12,6 +12,7 @@ from diana.dixel import Dixel
 from diana.exceptions import GatewayAnswerError, ItemNotFound, Unsupported
 from diana.utils.dicom import DicomLevel, Query, matching
 from diana.utils.gateways.orthanc import Orthanc as Gateway
+from diana.utils.lazy import parent_first
 from diana.utils.pool import bounded_map
 
 PAGE: Final = 1000
@@ -107,6 +108,7 @@ class Plan:
 
 
 def _vr(keyword: str) -> str:
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -141,6 +143,7 @@ def _sent(keyword: str, wanted: Any) -> str | None:
 
 def _wire_key(keyword: str) -> str:
     """Return the name of a key for the server, which knows retired ones only by number."""
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_is_retired, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -148,6 +151,7 @@ def _wire_key(keyword: str) -> str:
 
 
 def _single(keyword: str) -> bool:
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VM, tag_for_keyword
 
     tag = tag_for_keyword(keyword)

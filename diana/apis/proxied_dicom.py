@@ -66,6 +66,15 @@ class ProxiedDicom(Endpoint):
         self.proxy = Orthanc(**{"name": f"{self.name}-proxy", **desc})
         self.archive = ArchiveSearch(self.proxy.gateway, self.proxy_domain)
 
+    @classmethod
+    def through(cls, proxy: Any, domain: str, **more: Any) -> ProxiedDicom:
+        """Return the archive that an Orthanc knows as the modality ``domain``. Raises ConfigError for another proxy."""
+        if not isinstance(proxy, Orthanc):
+            raise ConfigError(f"{getattr(proxy, 'name', 'the source')}: only an Orthanc knows archives by a name")
+        names = {one.alias or one.name for one in fields(Orthanc) if one.init} - {"name"}
+        desc = {name: getattr(proxy, name) for name in names if hasattr(proxy, name)}
+        return cls(desc, domain, name=f"{proxy.name}-{domain}", **more)
+
     def asdict(self) -> dict[str, Any]:
         """Return the constructor's arguments; the secrets of the proxy stay out."""
         found = super().asdict()

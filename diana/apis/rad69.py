@@ -11,7 +11,8 @@ from attrs import define, field
 
 from diana.apis._streams import side_by_side
 from diana.apis._web import CHECK_SECONDS, WebEndpoint
-from diana.apis._web_pull import with_view
+from diana.apis._web_pull import ROOM, with_view
+from diana.apis.trolley_parts.downloader import Downloader
 from diana.apis.trolley_parts.objects import references
 from diana.dixel import Dixel, DixelView
 from diana.exceptions import ConfigError, DianaError, GatewayAnswerError, IncompleteTransfer, InvalidItem
@@ -42,7 +43,7 @@ WORKERS = 4
 
 
 @define(eq=False)
-class Rad69(WebEndpoint):
+class Rad69(Downloader, WebEndpoint):
     """
     Fetch instances by RAD-69 from the service at ``url``. Study, series and SOP Instance UID must be known.
 
@@ -117,8 +118,9 @@ class Rad69(WebEndpoint):
         trouble: list[DianaError] = []
         received: list[str] = []
         streams = [partial(self._noted, pile, trouble) for pile in piles]
-        if workers > 1 and len(streams) > 1:
-            found = side_by_side(streams, workers=workers, room=workers * 2, drop=_drop)
+        if sum(map(len, piles)) > 1:
+            # also for a single request: it is read while its consumer works
+            found = side_by_side(streams, workers=workers, room=max(ROOM, workers), drop=_drop)
         else:
             found = (dixel for stream in streams for dixel in stream())
         for dixel in found:

@@ -16,6 +16,7 @@ from diana.exceptions import ConfigError, DianaError, InvalidItem, ItemNotFound,
 from diana.utils.dicom import DicomLevel, Query, Ref
 from diana.utils.endpoint import Endpoint, Factory, Serializable
 from diana.utils.endpoint.serializable import SECRET, encode, whole_number
+from diana.utils.gateways.redis_files import RedisFiles
 from diana.utils.gateways.redis_kv import RedisKV
 
 FILE_PATH = "FilePath"
@@ -116,6 +117,11 @@ class Redis(Endpoint):
         """Return the number of entries of all collections under a prefix."""
         with self._named():
             return self.gateway.count_members(prefix)
+
+    @property
+    def files(self) -> RedisFiles:
+        """Return the registry of files that this database holds."""
+        return RedisFiles(self.gateway)
 
     def clear(self, *, confirm: bool = False) -> None:
         """Remove everything in the database, also what others put there; only with ``confirm=True``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar  # Any: DICOM values
@@ -12,6 +12,7 @@ from attrs import define, field
 
 from diana.apis._web import CHECK_SECONDS, Uids, WebEndpoint, keys_of
 from diana.apis._web_pull import Retrieval, Unit, checked, with_view
+from diana.apis.trolley_parts.downloader import Downloader
 from diana.dixel import Dixel, DixelView
 from diana.exceptions import DianaError, GatewayAnswerError, GatewayError, InvalidItem, ItemNotFound
 from diana.utils.blob import Blob
@@ -29,16 +30,15 @@ log = logging.getLogger(__name__)
 __all__ = ["WadoRS", "WadoRSMetaData", "WadoRSMetadata"]
 
 SINGLES = 4
-COUNT = "NumberOfSeriesRelatedInstances"
 
 
 @define(eq=False)
-class WadoRS(WebEndpoint):
+class WadoRS(Downloader, WebEndpoint):
     """
     Fetch from a server by WADO-RS; ``url`` is the DICOMweb root.
 
-    With ``request_per_series`` a study is fetched series by series, ``workers`` at a time (more than one pays when the
-    server or the line is slow), when the server tells what series it has; otherwise in one request.
+    With ``request_per_series`` a study is fetched series by series, ``workers`` at a time, when the server tells what
+    series it has; otherwise in one request.
     ``transfer_syntax`` is ``*`` for files as they are stored, empty for the server's default, or one or several UIDs.
     ``http_chunk_size`` is the size in bytes of the buffer of an answer.
     ``list_first`` asks for the instances before anything is fetched, so that a server that dies cannot hide what is
@@ -50,7 +50,7 @@ class WadoRS(WebEndpoint):
 
     http_chunk_size: int = 1 << 20
     request_per_series: bool = True
-    workers: int = field(default=1, kw_only=True)
+    workers: int = field(default=2, kw_only=True)
     transfer_syntax: str | Sequence[str] = field(default="*", kw_only=True)
     list_first: bool = field(default=True, kw_only=True)
     name: str = field(default="WadoRS", kw_only=True)
@@ -110,15 +110,22 @@ class WadoRS(WebEndpoint):
             job = Retrieval(self.name, expected, workers=max(self.workers, SINGLES))
             yield from job.run([self._unit(one) for one in wanted])
 
+    def pull_listed(self, item: Item, expected: Collection[str]) -> Iterator[Dixel]:
+        """Yield the instances of an item of which the caller knows all SOP Instance UIDs; raises as ``pull`` does."""
+        return self._retrieved(self.uids(self.ref(item)), expected)
+
     def _retrieved(self, uids: Uids, expected: Collection[str] | None = None) -> Iterator[Dixel]:
         job = Retrieval(self.name, expected, workers=self.workers, ask=partial(self._listed, uids))
-        if expected is None and not uids[2]:
-            job.expected = self._expected(uids)
-        elif uids[2]:
-            job.expected = None
         units = [self._unit(uids)]
-        if not uids[1] and self.request_per_series:
-            units, job.count = self._per_series(uids[0])
+        if uids[2]:
+            job.expected = None
+        else:
+            split = self.request_per_series and not uids[1]
+            series = self._series(uids[0]) if split else {}
+            if expected is None:
+                job.expected = self._expected(uids, series)
+            if series:
+                units, job.count = [self._unit((uids[0], one, "")) for one in series], sum(series.values())
         yield from job.run(units)
 
     def _unit(self, uids: Uids) -> Unit:
@@ -129,12 +136,12 @@ class WadoRS(WebEndpoint):
 
         return Unit(uids, fetch)
 
-    def _expected(self, uids: Uids) -> list[str] | None:
+    def _expected(self, uids: Uids, sizes: Mapping[str, int]) -> list[str] | None:
         """Return the instances of an item when they are to be known before; None when the server does not tell."""
         if not self.list_first:
             return None
         try:
-            return self._listed(uids)
+            return self._listed(uids, sizes)
         except ItemNotFound:
             # the request for the files decides: not every server can be searched
             return None
@@ -144,27 +151,22 @@ class WadoRS(WebEndpoint):
             log.warning("%s: the server does not list instances: %s", self.name, error)
             return None
 
-    def _listed(self, uids: Uids) -> list[str]:
+    def _listed(self, uids: Uids, sizes: Mapping[str, int] | None = None) -> list[str]:
         """Return the SOP Instance UIDs of an item. Raises ItemNotFound, GatewayError."""
         if uids[2]:
             return [uids[2]]
-        found = [str(row["SOPInstanceUID"]) for row in self._searcher.search(DicomLevel.INSTANCES, keys_of(uids))]
+        found = [str(row["SOPInstanceUID"]) for row in self._searcher.listing(*uids[:2], sizes=sizes)]
         if not found:
             raise ItemNotFound(f"{self.name}: the server has no instances of it")
         return found
 
-    def _per_series(self, study: str) -> tuple[list[Unit], int]:
-        """Return a request for each series and the number of instances; one for all when the server tells no series."""
+    def _series(self, study: str) -> dict[str, int]:
+        """Return the series of a study and how many instances each has, 0 if unknown; nothing when nobody tells."""
         try:
-            rows = list(self._searcher.search(DicomLevel.SERIES, keys_of((study, "", "")), fields=(COUNT,)))
-            series = [str(row["SeriesInstanceUID"]) for row in rows]
-            counts = [row.get(COUNT, 0) for row in rows]
+            return self._searcher.sizes_of(study)
         except DianaError as error:
             log.debug("%s: no list of series: %s", self.name, error)
-            series, counts = [], []
-        if not series:
-            return [self._unit((study, "", ""))], 0
-        return [self._unit((study, one, "")) for one in series], sum(one for one in counts if isinstance(one, int))
+            return {}
 
     def _exists(self, ref: Ref) -> bool:
         try:

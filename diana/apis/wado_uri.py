@@ -10,6 +10,7 @@ from attrs import define, field
 
 from diana.apis._web import CHECK_SECONDS, Uids, WebEndpoint
 from diana.apis._web_pull import Damaged, Retrieval, Unit, checked, with_view
+from diana.apis.trolley_parts.downloader import Downloader
 from diana.dixel import Dixel, DixelView
 from diana.exceptions import GatewayAnswerError, InvalidItem, ItemNotFound
 from diana.utils.blob import Blob
@@ -24,7 +25,7 @@ WORKERS = 4
 
 
 @define(eq=False)
-class WadoURI(WebEndpoint):
+class WadoURI(Downloader, WebEndpoint):
     """
     Fetch single instances by WADO-URI; ``url`` is the address before the question mark.
 

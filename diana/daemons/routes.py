@@ -13,7 +13,7 @@ from typing import Any  # sources are endpoints that are also observables; items
 from attrs import frozen
 
 from diana.daemons.rules import Route
-from diana.daemons.steps import Pseudonymize, ServerAnonymize, Step
+from diana.daemons.steps import Step, deidentify, server_anonymize
 from diana.daemons.transfer import transfer
 from diana.dixel import Dixel
 from diana.exceptions import ConfigError, InvalidItem
@@ -22,6 +22,8 @@ from diana.ledger.store import Store
 from diana.utils.dicom import DicomEventType, DicomLevel, DixelView, Query, Ref
 from diana.utils.endpoint import Endpoint, Factory, Trigger
 from diana.utils.endpoint.serializable import encode
+
+DeidOptions = Mapping[str, Any] | str | None
 
 EVENTS = {
     "instances": DicomEventType.INSTANCE_ADDED,
@@ -56,13 +58,16 @@ def index_item(
     return dest.put(source.get(_address(item, level), view=DixelView.TAGS), **options)
 
 
-def upload_item(item: Mapping[str, Any], source: Endpoint, dest: Endpoint, anonymizing: bool = False) -> Receipt:
+def upload_item(
+    item: Mapping[str, Any], source: Endpoint, dest: Endpoint, anonymizing: bool = False, *, deid: DeidOptions = None
+) -> Receipt:
     """
     Send the file (or every member of the ZIP) that ``item["fn"]`` names, and return the receipt.
 
-    With ``anonymizing`` each instance gets its sham identity before it leaves; the original is never sent.
+    With ``anonymizing`` each instance is de-identified here before it leaves, by ``deid`` (see ``steps.deidentify``);
+    the original is never sent. Raises ConfigError without a key.
     """
-    steps: list[Step] = [Pseudonymize()] if anonymizing else []
+    steps: list[Step] = [deidentify(deid)] if anonymizing else []
     return transfer(source, dest, _address(item, DicomLevel.INSTANCES), steps, route="upload")
 
 
@@ -74,13 +79,17 @@ def send_item(
     remove_src: bool = True,
     anonymize: bool = False,
     remove_anon: bool = True,
+    *,
+    deid: DeidOptions = None,
+    on_server: bool = False,
 ) -> Receipt:
     """
     Send an item of an Orthanc to an endpoint, or to one of the Orthanc's own peers by name, and return the receipt.
 
-    With ``anonymize`` the source server de-identifies each instance by its ShamDixel map; no copy stays there, so that
-    ``remove_anon`` has nothing left to do. ``remove_src`` deletes the item at the source, after a *verified* receipt
-    only: never after sending to a peer by name, which cannot be read back.
+    With ``anonymize`` each instance is de-identified here on its way, by ``deid`` (see ``steps.deidentify``); with
+    ``on_server`` the source does it, see ``steps.server_anonymize``, and the result is checked. No copy stays there,
+    so that ``remove_anon`` has nothing left to do. ``remove_src`` deletes the item at the source, after a *verified*
+    receipt only: never after sending to a peer by name, which cannot be read back. Raises ConfigError without a key.
     """
     ref = _address(oid, level)
     if isinstance(dest, str):
@@ -88,7 +97,7 @@ def send_item(
             raise ConfigError("anonymizing needs the destination as an endpoint, not the name of a peer")
         source.psend(ref, dest)
         return Receipt("unverifiable", source.name, dest, level=int(level), reason="a peer by name cannot be read back")
-    steps: list[Step] = [ServerAnonymize(source)] if anonymize else []
+    steps = _deid_steps(source, deid, on_server) if anonymize else []
     receipt = transfer(source, dest, ref, steps, route="send")
     if remove_src and receipt.state == "verified":
         source.delete(ref)
@@ -102,13 +111,16 @@ def put_item(item: Dixel | Ref | str, source: Endpoint, dest: Endpoint, **kwargs
     return dest.put(source.get(ref, view=view if view in source.views else source.views), **kwargs)
 
 
-def pull_and_save_item(item: Dixel, source: Endpoint, dest: Endpoint, anonymize: bool = False) -> str:
+def pull_and_save_item(
+    item: Dixel, source: Endpoint, dest: Endpoint, anonymize: bool = False, *, deid: DeidOptions = None
+) -> str:
     """
     Fetch a study or series with all its instances into an endpoint; return the id of the receipt's item.
 
-    Raises the receipt's reason as InvalidItem when not everything arrived.
+    With ``anonymize`` each instance is de-identified before it is saved, by ``deid`` (see ``steps.deidentify``). Raises
+    ConfigError without a key, and the receipt's reason as InvalidItem when not everything arrived.
     """
-    steps: list[Step] = [Pseudonymize()] if anonymize else []
+    steps: list[Step] = [deidentify(deid)] if anonymize else []
     receipt = transfer(source, dest, item, steps, route="pull_and_save", tries=3)
     if receipt.state not in ("verified", "unverifiable"):
         raise InvalidItem(f"{source.name} to {dest.name}: {receipt.state}; {receipt.reason}")
@@ -166,12 +178,15 @@ def mk_route(
     dest_desc: Mapping[str, Any] | Endpoint | None = None,
     *,
     book: ReceiptBook | None = None,
+    deid: DeidOptions = None,
+    on_server: bool = False,
 ) -> Trigger:
     """
     Return the trigger for a handler's name between two endpoints, given as objects or as mappings with a ``ctype``.
 
-    Handlers that send (``upload_files``, ``send_*``, ``anon_and_send_*``) verify, and never delete at the source.
-    Raises ConfigError for an unknown name and for a missing source or destination.
+    Handlers that send (``upload_files``, ``send_*``, ``anon_and_send_*``) verify, and never delete at the source. Those
+    that anonymize do it here, by ``deid`` (see ``steps.deidentify``), or ``on_server``, which must be an Orthanc, with
+    a check of the result. Raises ConfigError for an unknown name and for a missing source, destination or key.
     """
     handler = HANDLERS.get(hname)
     if handler is None:
@@ -191,11 +206,17 @@ def mk_route(
     if handler.action is not None:
         action = partial(handler.action, source=source, dest=dest)
         return Trigger(handler.evtype, source, action, name=f"{name}:{source.source_id}", dest=dest.name)
-    steps: list[Step] = []
-    if handler.anonymize:
-        steps = [ServerAnonymize(source) if hasattr(source, "anonymize") else Pseudonymize()]
+    steps = _deid_steps(source, deid, on_server) if handler.anonymize else []
     route = Route(f"{hname}:{source.name}", source, handler.evtype, [dest], steps=steps)
     return route.triggers(book or ReceiptBook(Store()))[0]
+
+
+def _deid_steps(source: Any, deid: DeidOptions, on_server: bool) -> list[Step]:
+    if not on_server:
+        return [deidentify(deid)]
+    if not hasattr(source, "anonymize"):
+        raise ConfigError(f"{source.name} cannot anonymize")
+    return [server_anonymize(deid, source)]
 
 
 def _endpoint(described: Mapping[str, Any] | Endpoint) -> Any:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol  # Any: options are the step's own, a server is an Orthanc by what it can do
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+)  # Any: options are the step's own, a server is an Orthanc by what it can do
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from diana.dixel import Dixel
 from diana.exceptions import ConfigError, InvalidItem
 from diana.utils.dicom import Query, read_header
+
+if TYPE_CHECKING:
+    from diana.deid.key import Key
+    from diana.deid.setup import LocalDeid
 
 
 class Step(Protocol):
@@ -54,23 +62,48 @@ class Pseudonymize:
         return sham_file(dixel)
 
 
+@frozen(eq=False)
+class Deidentify:
+    """
+    De-identify the instance on this machine, see ``diana.deid``; what may not be released does not go on.
+
+    ``local`` holds recipe, key and registry.
+    """
+
+    local: LocalDeid
+    name: str = field(default="deid")
+
+    def __call__(self, dixel: Dixel) -> Dixel | None:
+        """Return the de-identified instance. Raises Quarantined or Refused with the reason code."""
+        return self.local(dixel)
+
+
 @frozen
 class ServerAnonymize:
     """
-    Let the Orthanc that holds an instance de-identify it, with the ShamDixel's replacement map.
+    Let the Orthanc that holds an instance de-identify it, with the pseudonym and UIDs that a key gives.
 
-    The server's own profile decides about everything else. The answer is the new file; nothing is stored there.
+    Without a key it is the ShamDixel's replacement map, whose ids are unkeyed hashes. The server's own profile decides
+    about everything else, and leaves more than ``Deidentify`` does. The answer is the new file; nothing is stored
+    there. It is searched for what identified the patient, and does not go on with a hit. ``server`` is the route's own
+    source when it is None.
     """
 
-    server: Any
+    server: Any = None
     name: str = field(default="server_anonymize")
+    key: Key | None = field(default=None, repr=False)
 
     def __call__(self, dixel: Dixel) -> Dixel | None:
-        """Return the de-identified instance."""
+        """Return the de-identified instance. Raises Quarantined with the places of what was left."""
+        from diana.deid.setup import check_left, orthanc_map
         from diana.dixel.sham_dixel import ShamDixel
 
-        sham = ShamDixel.from_dixel(dixel, wide=True)
-        found: Dixel = self.server.anonymize(dixel, replacement_map=sham.orthanc_sham_map())
+        if self.key is not None:
+            wanted = orthanc_map(self.key, dixel)
+        else:
+            wanted = ShamDixel.from_dixel(dixel, wide=True).orthanc_sham_map()
+        found: Dixel = self.server.anonymize(dixel, replacement_map=wanted)
+        check_left(dixel, found, is_sham=self.key is None)
         return found
 
 
@@ -101,7 +134,35 @@ def _pseudonymize(options: Any) -> Pseudonymize:
     return Pseudonymize()
 
 
-STEPS: Mapping[str, Callable[[Any], Step]] = {"filter": _filter, "pseudonymize": _pseudonymize}
+def deidentify(options: Any = None) -> Step:
+    """
+    Return the step that de-identifies by a preset's name or by options, see ``diana.deid.setup.Setup``.
+
+    Raises ConfigError when the key is missing.
+    """
+    from diana.deid.setup import LocalDeid, Setup
+
+    return Deidentify(LocalDeid(Setup.from_options(options)))
+
+
+def server_anonymize(options: Any = None, server: Any = None) -> ServerAnonymize:
+    """
+    Return the step that lets a server de-identify; ``options`` are those of ``deidentify``, of which the key counts.
+
+    Without a key, or with the preset *sham*, the ids are those of ``ShamDixel``.
+    """
+    from diana.deid.setup import Setup
+
+    setup = Setup.from_options(options)
+    return ServerAnonymize(server, key=setup.load_key() if setup.has_key and not setup.is_sham else None)
+
+
+STEPS: Mapping[str, Callable[[Any], Step]] = {
+    "deid": deidentify,
+    "filter": _filter,
+    "pseudonymize": _pseudonymize,
+    "server_anonymize": server_anonymize,
+}
 
 
 def make_step(described: Any) -> Step:
@@ -121,3 +182,12 @@ def make_step(described: Any) -> Step:
         near = get_close_matches(name, STEPS, 1)
         raise ConfigError(f"unknown step {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     return maker(options)
+
+
+def bound(step: Step, source: Any) -> Step:
+    """Return a step that works at a route's own source. Raises ConfigError when the source cannot do it."""
+    if not isinstance(step, ServerAnonymize) or step.server is not None:
+        return step
+    if not hasattr(source, "anonymize"):
+        raise ConfigError(f"the step 'server_anonymize': {source.name} cannot anonymize")
+    return evolve(step, server=source)

@@ -219,9 +219,9 @@ class _Job:
         """Run one instance through the steps, put it and read it back; None when a step dropped it."""
         uid = str(dixel.tags.get("SOPInstanceUID") or "")
         self.study = self.study or str(dixel.tags.get("StudyInstanceUID") or "")
+        going = dixel
         try:
             _refuse_cut(dixel)
-            going = dixel
             for step in self.steps:
                 changed = step(going)
                 if changed is None:
@@ -242,8 +242,9 @@ class _Job:
             log.debug("an item failed (%s)", type(error).__name__)
             return Proof(uid, "rejected", note=f"InvalidItem: {type(error).__name__} on the way")
         finally:
-            if dixel.blob is not None:
-                dixel.blob.close()
+            for one in (dixel, going):
+                if one.blob is not None:
+                    one.blob.close()
 
     def _put(self, uid: str, dixel: Dixel) -> Proof:
         blob = dixel.blob

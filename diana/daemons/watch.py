@@ -13,7 +13,7 @@ from attrs import define, field
 
 from diana.daemons.routes import EVENTS, HANDLERS, mk_route
 from diana.daemons.rules import Route
-from diana.daemons.steps import Step, make_step
+from diana.daemons.steps import Step, bound, deidentify, make_step
 from diana.exceptions import ConfigError, DianaError
 from diana.ledger.journal import Journal
 from diana.ledger.store import Store
@@ -126,6 +126,11 @@ def _add_route(config: WatchConfig, described: Any, where: str) -> list[str]:
     if not problems and found["remove_source"] and len(found["to"]) > 1:
         problems.append(f"{where}: 'remove_source' needs a single destination")
     if not problems:
+        try:
+            found["steps"] = [bound(step, found["source"]) for step in found["steps"]]
+        except ConfigError as error:
+            problems.append(f"{where}: {error}")
+    if not problems:
         found["evtype"] = found.pop("event")
         config.routes.append(Route(**found))
     return problems
@@ -145,6 +150,11 @@ def _add_handler(config: WatchConfig, described: Mapping[str, Any]) -> list[str]
                 problems.append(str(error))
     if not problems and not hasattr(config.services.get(str(source)), "source_id"):
         problems.append(f"the source of {hname} cannot be watched")
+    if not problems and HANDLERS[str(hname)].anonymize:
+        try:
+            deidentify()
+        except ConfigError as error:
+            problems += error.problems
     if not problems:
         config.handlers.append((str(hname), str(source), None if dest is None else str(dest)))
     return problems

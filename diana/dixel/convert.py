@@ -11,6 +11,7 @@ from diana.dixel.dixel import Dixel
 from diana.exceptions import InvalidItem
 from diana.utils.blob import Blob
 from diana.utils.dicom.levels import DicomLevel
+from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,6 +84,7 @@ def element_values(ds: Dataset, depth: int = 0) -> dict[str, Any]:
 
 
 def _value(element: DataElement, depth: int) -> Any:
+    parent_first("pydicom")
     from pydicom.multival import MultiValue
     from pydicom.valuerep import PersonName
 
@@ -98,6 +100,7 @@ def _value(element: DataElement, depth: int) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return a value as a plain Python type; DS and IS keep their numbers, UIDs and names are text."""
+    parent_first("pydicom")
     from pydicom.valuerep import PersonName
 
     if isinstance(value, str | PersonName):

@@ -10,6 +10,7 @@ from attrs import frozen
 from diana.dixel import mock_pixels
 from diana.exceptions import InvalidItem
 from diana.utils.dicom.uid_mint import DicomUIDMint
+from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +67,7 @@ def build(tags: Tags, size: int) -> Dataset:
     The accession number, 32 characters in the tags, is cut to the 16 that its value representation allows. Raises
     InvalidItem when a tag is missing.
     """
+    parent_first("pydicom")
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -186,6 +188,7 @@ def _complete_us(ds: Dataset, tags: Tags) -> None:
 
 
 def _complete_cine(ds: Dataset, tags: Tags) -> None:
+    parent_first("pydicom")
     from pydicom.tag import Tag
 
     _complete_us(ds, tags)

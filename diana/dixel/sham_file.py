@@ -15,6 +15,7 @@ from diana.utils.blob import Blob
 from diana.utils.dicom.levels import DicomLevel
 from diana.utils.dicom.strings import dicom_date, dicom_time, parse_dicom_datetime
 from diana.utils.dicom.structure import check_whole
+from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -146,6 +147,7 @@ def _read(blob: Blob) -> Dataset:
 
 
 def _write(ds: Dataset, out: io.BytesIO) -> None:
+    parent_first("pydicom")
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -208,6 +210,7 @@ def _identifies_patient(keyword: str) -> bool:
 
 
 def _replace_uids(element: DataElement, sham: ShamDixel, series: str) -> None:
+    parent_first("pydicom")
     from pydicom.multival import MultiValue
 
     def other(uid: str) -> str:

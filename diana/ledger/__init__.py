@@ -11,19 +11,38 @@ if TYPE_CHECKING:
     from diana.ledger.receipts import Proof, Receipt, ReceiptBook
     from diana.ledger.rows import Delivery, EventRow, Result
     from diana.ledger.store import Store
+    from diana.ledger.work import Work
+    from diana.ledger.work_rows import Claim, Item, Job
 
-__all__ = ["Delivery", "EventRow", "Journal", "Proof", "Receipt", "ReceiptBook", "Result", "Store"]
+__all__ = [
+    "Claim",
+    "Delivery",
+    "EventRow",
+    "Item",
+    "Job",
+    "Journal",
+    "Proof",
+    "Receipt",
+    "ReceiptBook",
+    "Result",
+    "Store",
+    "Work",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "Claim": ".work_rows",
         "Delivery": ".rows",
         "EventRow": ".rows",
+        "Item": ".work_rows",
+        "Job": ".work_rows",
         "Journal": ".journal",
         "Proof": ".receipts",
         "Receipt": ".receipts",
         "ReceiptBook": ".receipts",
         "Result": ".rows",
         "Store": ".store",
+        "Work": ".work",
     },
 )

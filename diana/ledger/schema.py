@@ -116,3 +116,42 @@ proofs = Table(
     Column("size", BigInteger, nullable=False),
     Column("note", SafeText, nullable=False),
 )
+
+jobs = Table(
+    "jobs",
+    tables,
+    Column("id", ROW_ID, primary_key=True, autoincrement=True),
+    Column("name", SafeText, nullable=False, unique=True),
+    Column("kind", SafeText, nullable=False),
+    Column("spec", SafeText, nullable=False),
+    Column("is_open", Integer, nullable=False),  # 0: nothing of it is started
+    Column("created", Float, nullable=False),
+)
+
+# times in ``until`` and ``send_at`` are of the clock that is named beside them, see ``diana.ledger.clock``
+work_items = Table(
+    "work_items",
+    tables,
+    Column("id", ROW_ID, primary_key=True, autoincrement=True),
+    Column("job", ROW_ID, nullable=False),
+    Column("key", SafeText, nullable=False),
+    Column("payload", SafeText, nullable=False),
+    Column("state", SafeText, nullable=False),  # waiting, running, or the name of a final state
+    Column("attempts", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),  # starts in a row that never came to an end
+    Column("token", BigInteger, nullable=False),  # rises with each start: the fence
+    Column("owner", SafeText, nullable=False),
+    Column("clock", SafeText, nullable=False),
+    Column("until", Float, nullable=False),  # waiting: not before; running: end of the lease
+    Column("sends", Integer, nullable=False),  # messages sent for it since it last ran
+    Column("send_at", Float, nullable=False),  # when another message may be sent
+    Column("reason", SafeText, nullable=False),  # why it waits or failed, without patient data
+    Column("outcome", SafeText, nullable=False),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
+    UniqueConstraint("job", "key"),
+    Index("work_ready", "job", "state", "id"),
+    Index("work_kills", "job", "crashes"),
+    Index("work_sent", "state", "sends", "send_at"),
+    Index("work_ended", "job", "last_at"),
+)

@@ -27,6 +27,7 @@ FILE_ENDINGS = (".sqlite", ".sqlite3", ".db")
 FULL = ("disk is full", "disk I/O error", "No space left", "database is locked")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SQLITE_HEADER = 100
+BEGIN_LOCK = 0x6469616E61  # any number that no other program takes
 
 
 class Store:
@@ -101,7 +102,7 @@ class Store:
             try:
                 url = make_url(where)
                 if url.get_backend_name() != "sqlite":
-                    return create_engine(url, pool_pre_ping=True)
+                    return create_engine(url, pool_pre_ping=True, connect_args=_postgres_options(url))
             except (SQLAlchemyError, ImportError) as error:
                 raise ConfigError(f"the ledger's URL cannot be used: {type(error).__name__}") from None
             where = url.database or ""
@@ -117,6 +118,9 @@ class Store:
                 verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
                 if verdict != "ok":
                     raise StateError(f"the ledger {self._label} is damaged; restore a copy or move it away")
+            else:
+                # several processes may begin one ledger at the same moment
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({BEGIN_LOCK})")
             schema.tables.create_all(connection)
             version = connection.execute(select(schema.about.c.value).where(schema.about.c.key == "version")).scalar()
             if version is None:
@@ -128,7 +132,9 @@ class Store:
 
     @property
     def _label(self) -> str:
-        return "in memory" if self.path is None else self.path.name
+        if self.path is not None:
+            return self.path.name
+        return "in memory" if self.is_sqlite else "in the database"
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -139,9 +145,28 @@ class Store:
                 raise StateUnavailable(f"the ledger {self._label} cannot be written now: {error.orig}") from None
             raise StateError(f"the ledger {self._label} cannot be used: {error.orig}") from None
         except DBAPIError as error:
+            if error.connection_invalidated:
+                raise StateUnavailable(f"the ledger {self._label} hung up: {type(error.orig).__name__}") from None
             raise StateError(
                 f"the ledger {self._label} is damaged or not a ledger: {type(error.orig).__name__}"
             ) from None
+
+
+def _postgres_options(url: URL) -> dict[str, Any]:
+    """Return what lets a client that was cut off in mid-transaction lose its locks soon, on both sides."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    keep = {"connect_timeout": "10", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
+    server = {
+        "idle_in_transaction_session_timeout": "10s",
+        "tcp_keepalives_idle": "15",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+    }
+    given = {key: value for key, value in keep.items() if key not in url.query}
+    if "options" not in url.query:
+        given["options"] = " ".join(f"-c {key}={value}" for key, value in server.items())
+    return given
 
 
 def _sqlite_file(path: Path) -> Engine:

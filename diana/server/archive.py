@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final, cast  # Any: values of queries
@@ -51,17 +51,32 @@ class Archive:
         if MODALITIES in match:
             return self._by_modality(level, match, wanted, usual, offset, limit)
         try:
-            return self._found(level, match, (*usual, *wanted), offset, limit)
+            found = self._found(level, match, (*usual, *wanted), offset, limit)
         except Unsupported:
             if not self.endpoint.can("find"):
                 raise
-            return self._found(level, match, wanted, offset, limit)
+            found = self._found(level, match, wanted, offset, limit)
+        if level < DicomLevel.INSTANCES and any(level_of(key) > level for key in match):
+            self._recount(level, found)
+        return found
+
+    def _recount(self, level: DicomLevel, found: list[Dixel]) -> None:
+        """Count all instances of what was found by keys of a deeper level, where the endpoint counted those found."""
+        counted = {str(one.tags.get(level.uid_keyword) or ""): one for one in found if "Instances" in one.meta}
+        uids = [uid for uid in counted if uid]
+        for at in range(0, len(uids), LISTED):
+            for one in self.endpoint.iter_find(Query({level.uid_keyword: listed(uids[at : at + LISTED])}, level)):
+                same = counted.get(str(one.tags.get(level.uid_keyword) or ""))
+                if same is not None and same.oid() == one.oid():
+                    same.meta["Instances"] = one.meta.get("Instances")
 
     def _found(
         self, level: DicomLevel, match: Mapping[str, Any], fields: Sequence[str], offset: int, limit: int
     ) -> list[Dixel]:
-        asked = Query(match, level, limit=offset + limit, fields=tuple(dict.fromkeys(fields)))
-        found = self.endpoint.iter_find(asked)
+        names = tuple(dict.fromkeys(fields))
+        if offset and getattr(self.endpoint, "skips", False):
+            return self.endpoint.find(Query(match, level, limit=limit, fields=names), offset=offset)
+        found = self.endpoint.iter_find(Query(match, level, limit=offset + limit, fields=names))
         with closing(cast(Any, found)):
             return list(islice(found, offset, offset + limit))
 
@@ -85,13 +100,13 @@ class Archive:
         of_study = {key: value for key, value in rest.items() if level_of(key) <= DicomLevel.STUDIES}
         of_study["Modality"] = match[MODALITIES]
         series = self.endpoint.iter_find(Query(of_study, DicomLevel.SERIES, fields=("StudyInstanceUID",)))
-        uids = list(dict.fromkeys(str(one.tags.get("StudyInstanceUID") or "") for one in series))
         found = []
-        for at in range(0, len(uids), LISTED):
-            some = {**rest, "StudyInstanceUID": listed(uids[at : at + LISTED])}
-            found += self.search(level, some, wanted=wanted, usual=usual, limit=offset + limit - len(found))
-            if len(found) >= offset + limit:
-                break
+        with closing(cast(Any, series)):
+            for uids in _batches(str(one.tags.get("StudyInstanceUID") or "") for one in series):
+                some = {**rest, "StudyInstanceUID": listed(uids)}
+                found += self.search(level, some, wanted=wanted, usual=usual, limit=offset + limit - len(found))
+                if len(found) >= offset + limit:
+                    break
         return found[offset : offset + limit]
 
     def instances(self, ref: Ref) -> Iterator[Dixel]:
@@ -165,6 +180,22 @@ class Archive:
             log.debug("%s: the series cannot be counted (%s)", self.endpoint.name, type(error).__name__)
             return {}
         return found
+
+
+def _batches(uids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield each UID once, some at a time, as they come."""
+    seen: set[str] = set()
+    some: list[str] = []
+    for uid in uids:
+        if uid in seen:
+            continue
+        seen.add(uid)
+        some.append(uid)
+        if len(some) == LISTED:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def listed(uids: Sequence[str]) -> str | list[str]:

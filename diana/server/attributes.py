@@ -12,6 +12,7 @@ from diana.server.archive import MODALITIES, Archive
 from diana.utils.dicom import DicomLevel
 from diana.utils.dicom.matching import is_blank, is_comparison
 from diana.utils.gateways.key_levels import level_of
+from diana.utils.lazy import parent_first
 
 STUDY: Final = (
     "StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName", "StudyDescription",
@@ -43,6 +44,7 @@ MAX_VALUE: Final = 4096
 
 def keyword_of(text: str) -> str:
     """Return the keyword of a keyword or tag, empty for a tag without. Raises InvalidItem for what is neither."""
+    parent_first("pydicom")
     from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
     if _TAG.match(text):
@@ -54,6 +56,7 @@ def keyword_of(text: str) -> str:
 
 def vr_of(keyword: str) -> str:
     """Return the value representation of a keyword."""
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR
 
     return dictionary_VR(keyword).partition(" ")[0]

@@ -11,6 +11,7 @@ from attrs import define
 from diana.exceptions import InvalidItem
 from diana.server.pixels import Pixels, no_pixels, require_pillow
 from diana.utils.gateways.file_handlers.dcm_file import parse
+from diana.utils.lazy import parent_first
 
 JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
@@ -86,6 +87,7 @@ def picture(pixels: Pixels, frame: int, kind: str, look: Look, most: int) -> byt
 
 
 def _eight_bits(values: Any, ds: Any, look: Look) -> Any:
+    parent_first("pydicom")
     import numpy as np
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 

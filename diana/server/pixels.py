@@ -12,6 +12,7 @@ from diana.exceptions import InvalidItem, Unsupported
 from diana.server.asked import Refusal
 from diana.utils.blob import PIECE, Blob
 from diana.utils.dicom.header import Header, read_header
+from diana.utils.lazy import parent_first
 
 IMPLICIT: Final = "1.2.840.10008.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
@@ -130,6 +131,7 @@ class Pixels:
                 yield piece
 
     def _fragmented(self, frame: int) -> bytes:
+        parent_first("pydicom")
         from pydicom.encaps import get_frame
 
         try:
@@ -143,6 +145,7 @@ class Pixels:
         """Return a frame as an array of the stored values. Raises Refusal, Unsupported without the decoder."""
         if self.frame_bits() // 8 > most:
             raise no_pixels("a frame is too large to be decoded")
+        parent_first("pydicom")
         from pydicom.pixels.utils import pixel_array
 
         try:

@@ -18,6 +18,7 @@ from diana.utils.dicom.ref import is_uid
 from diana.utils.gateways import dimse_pdu as p
 from diana.utils.gateways.dicom_qr import encode_identifier
 from diana.utils.gateways.key_levels import EVERYWHERE, level_of
+from diana.utils.lazy import parent_first
 
 PATIENT_ROOT: Final = "1.2.840.10008.5.1.4.1.2.1."
 STUDY_ROOT: Final = "1.2.840.10008.5.1.4.1.2.2."
@@ -80,6 +81,7 @@ def _texts(value: Any) -> list[str]:
 
 def read_identifier(data: bytes, syntax: str, root: str) -> Identifier:
     """Return what an identifier says. Raises InvalidItem for one that does not fit its class."""
+    parent_first("pydicom")
     from pydicom.filereader import read_dataset
 
     try:

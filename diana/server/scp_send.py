@@ -114,10 +114,13 @@ class Route:
     timeout: float
     stack: ExitStack
     _open: Association | None = field(init=False, default=None)
+    _unreachable: bool = field(init=False, default=False)
     _pairs: dict[tuple[str, str], None] = field(init=False, factory=dict)
 
     def send(self, item: Outgoing) -> int | None:
-        """Send one instance; None when the destination cannot be reached."""
+        """Send one instance; None when the destination cannot be reached, and for all that follow then."""
+        if self._unreachable:
+            return None
         try:
             return self._association(item).store(item, self.also)
         except (GatewayConnectionError, GatewayAnswerError) as error:
@@ -136,7 +139,9 @@ class Route:
         contexts = [(abstract, (syntax,)) for abstract, syntax in self._pairs]
         host, port = self.target
         found = Association(host, port, contexts, aet=self.aet, called_aet=self.called, timeout=self.timeout)
+        self._unreachable = True
         found.open()
+        self._unreachable = False
         self._open = found
         self.stack.callback(self._close)
         return found

@@ -7,6 +7,16 @@ from importlib import import_module
 from typing import Any  # a module attribute can be anything
 
 
+def parent_first(package: str) -> None:
+    """
+    Import a package before a module of it.
+
+    A package such as pydicom imports its own modules. Two threads that begin at opposite ends, one with the package,
+    one with a module, each wait for the other, and Python lets one of them see a half-made module.
+    """
+    import_module(package)
+
+
 def lazy_names(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a module ``__getattr__`` (PEP 562) that finds each name in its module (given relative to the package)."""
 

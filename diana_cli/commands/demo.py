@@ -22,6 +22,8 @@ Look around, or go on:
   {program} find archive --all
   {program} find archive --all | {program} transfer archive path:{folder}/copy -
   {program} routes explain {folder}/routes.yml '{{"SeriesDescription": "Dose Report"}}'
+  {program} serve path:{folder}/pacs --http {port}     # the PACS again; Ctrl-C ends it
+  {program} find pacs --all     # in another shell, while it is served
   {program} watch {folder}/routes.yml     # Ctrl-C ends it; copy DICOM files into {folder}/inbox
 Write your own routes: docs/tutorial.md. Remove the demo: rm -r {folder}
 """
@@ -35,15 +37,16 @@ def command(app: App, folder: Path | None, limit: float) -> int:
     """
     Show a verified route on this machine: a mock site, a watched folder, a DICOM port, filters, pseudonyms, receipts.
 
-    The router is killed in the middle, and nothing is lost. Nothing else is needed. With ORTHANC_URL
-    set, that Orthanc is one more destination. Exit 0 when every study is verified at every destination.
+    The router is killed in the middle, and nothing is lost. A PACS is searched over QIDO-RS, fetched from over RAD-69,
+    and what it has is sent on over DIMSE. Nothing else is needed than the extra `server`. With ORTHANC_URL set, that
+    Orthanc is one more destination. Exit 0 when every study is verified at every destination.
     """
     from diana.daemons.demo import Demo
 
     where = folder if folder is not None else Path(tempfile.mkdtemp(prefix="diana-demo-"))
     say(f"the demo runs in {where}")
     with share("instances verified") as tick:
-        demo = Demo(where, [sys.executable, "-m", "diana_cli", "watch"], say=say, tick=tick, limit=limit)
+        demo = Demo(where, [sys.executable, "-m", "diana_cli"], say=say, tick=tick, limit=limit)
         result = demo.run()
     rows = sorted(result.receipts, key=lambda one: (one["route"], one["study"], one["dest"]))
     app.out.rows(map(receipt_row, rows) if app.out.is_table else rows, COLUMNS[1:])
@@ -54,10 +57,10 @@ def command(app: App, folder: Path | None, limit: float) -> int:
         return FAILURE
     count = sum(result.expected.values())
     say(
-        f"all {len(result.expected)} studies ({count} instances) are verified in {', '.join(result.dests)}; "
-        f"{result.seconds:.0f} s"
+        f"all {len(result.expected)} studies ({count} instances) are verified wherever they were sent: "
+        f"{', '.join(result.dests)}; {result.seconds:.0f} s"
     )
-    click.echo(NEXT.format(folder=shlex.quote(str(where)), program=_program()), err=True)
+    click.echo(NEXT.format(folder=shlex.quote(str(where)), port=result.port, program=_program()), err=True)
     return 0
 
 

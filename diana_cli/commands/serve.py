@@ -34,6 +34,11 @@ DEFAULT_PORT = 8080
 @click.option("--insecure", is_flag=True, help="Serve beyond this machine without authentication.")
 @click.option("--dicom", type=click.IntRange(0, 65535), metavar="PORT", help="DICOM port; 0 for a free one.")
 @click.option("--aet", default="DIANA", metavar="TITLE", help="AE title of the DICOM port. [DIANA]")
+@click.option("--peer", "peers", multiple=True, metavar="TITLE=HOST:PORT", help="Where C-MOVE may send to.")
+@click.option("--calling-aet", "calling_aets", multiple=True, metavar="TITLE", help="Let in only these AE titles.")
+@click.option("--allow", "addresses", multiple=True, metavar="NETWORK", help="Who may reach the DICOM port. [loopback]")
+@click.option("--dicom-tls", is_flag=True, help="The DICOM port wants TLS, with the same certificate.")
+@click.option("--index/--no-index", default=True, help="Keep an index of a folder (DcmDir) in SQLite. [on]")
 @click.pass_obj
 def command(
     app: App,
@@ -49,17 +54,30 @@ def command(
     insecure: bool,
     dicom: int | None,
     aet: str,
+    peers: tuple[str, ...],
+    calling_aets: tuple[str, ...],
+    addresses: tuple[str, ...],
+    dicom_tls: bool,
+    index: bool,
 ) -> int:
     """
     Serve ENDPOINT over HTTP and DICOM until SIGTERM or Ctrl-C.
 
     Paths: /dicom-web, /wado, /mint, /rad69, /openapi.json, /healthz. With --dicom alone there is no HTTP. Where it
-    listens is said on standard error, and with port 0 also on standard output, as one line of JSON.
+    listens is said on standard error, and with port 0 also on standard output, as one line of JSON. The index of a
+    folder holds what the headers say of patients; it lies in the folder, in .diana, readable to its owner only.
     """
-    from diana.server.run import HttpFace, stop_signal
+    try:
+        from diana.server.run import HttpFace, stop_signal
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serving needs the extra 'server' ({error.name} is missing): pip install 'python-diana[server]'"
+        ) from None
 
     served = app.endpoint(endpoint)
     auth = _auth(user, password_env, token_env)
+    if index:
+        getattr(served, "use_index", _nothing)()
     ports: dict[str, str | int] = {}
     with stop_signal() as stopped, ExitStack() as stack:
         if http_port is not None or dicom is None:
@@ -72,7 +90,8 @@ def command(
             if port == 0:
                 ports["http"] = face.url
         if dicom is not None:
-            node = _dicom(served, aet, host, dicom)
+            options = _dicom_options(peers, calling_aets, addresses, (tls_cert, tls_key) if dicom_tls else None)
+            node = _dicom(served, aet, host, dicom, options)
             stack.callback(node.stop)
             say(f"serving {served.name} as {aet} at {host} port {node.port}")
             if dicom == 0:
@@ -85,13 +104,53 @@ def command(
     return 0
 
 
-def _dicom(served: Any, aet: str, host: str, port: int) -> Any:
+def _nothing() -> None:
+    """Do nothing: the endpoint keeps no index."""
+
+
+def _dicom(served: Any, aet: str, host: str, port: int, options: dict[str, Any]) -> Any:
     """Return the DIMSE face, started."""
     from diana.server.scp import DicomFace
 
-    node = DicomFace(served, aet, host, port)
+    node = DicomFace(served, aet, host, port, **options)
     node.start()
     return node
+
+
+def _dicom_options(
+    peers: tuple[str, ...],
+    calling_aets: tuple[str, ...],
+    addresses: tuple[str, ...],
+    certificate: tuple[Path | None, Path | None] | None,
+) -> dict[str, Any]:
+    """Return who may reach the DICOM port and where it may send to. Raises ConfigError."""
+    found: dict[str, Any] = {"calling_aets": calling_aets, "peers": dict(map(_peer, peers))}
+    if addresses:
+        found["addresses"] = addresses
+    if certificate is not None:
+        found["tls"] = _tls(*certificate)
+    return found
+
+
+def _peer(text: str) -> tuple[str, tuple[str, int]]:
+    title, sign, place = text.partition("=")
+    host, colon, port = place.rpartition(":")
+    if not sign or not colon or not title or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError("--peer takes TITLE=HOST:PORT")
+    return title, (host.strip("[]"), int(port))
+
+
+def _tls(certificate: Path | None, key: Path | None) -> Any:
+    import ssl
+
+    if certificate is None:
+        raise ConfigError("--dicom-tls needs --tls-cert")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError):
+        raise ConfigError("the certificate or its key cannot be used") from None
+    return context
 
 
 def _auth(user: str | None, password_env: str | None, token_env: str | None) -> list[Auth]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,18 +29,27 @@ def check_all_verified(done: subprocess.CompletedProcess[str], dests: set[str]) 
     assert done.returncode == 0, done.stderr
     receipts = [json.loads(line) for line in done.stdout.splitlines()]
     assert {one["state"] for one in receipts} == {"verified"}
-    assert {one["dest"] for one in receipts} == dests
-    assert {one["route"] for one in receipts} == {"folder", "modality"}
-    assert len({one["study"] for one in receipts}) == 6
+    assert {one["dest"] for one in receipts} == {*dests, "research"}
+    assert {(one["route"], one["source"]) for one in receipts} == {
+        ("folder", "inbox"),
+        ("modality", "scanner"),
+        ("pacs", "pacs"),
+    }
+    studies = {dest: {one["study"] for one in receipts if one["dest"] == dest} for dest in (*dests, "research")}
+    assert {dest: len(found) for dest, found in studies.items()} == {**dict.fromkeys(dests, 6), "research": 3}
+    assert not studies["research"] & studies["archive"]
     return receipts
 
 
 def check_what_it_says_to_try_next(said: str, home: Path) -> None:
     """Run the commands that the demo ends with, in one shell; `watch` with `--once`."""
     lines = [line.strip().partition("  #")[0] for line in said.splitlines() if line.startswith("  ")]
-    assert len(lines) >= 6
-    script = "\n".join(["set -euo pipefail", *lines]).replace(" watch ", " watch --once ")
+    assert len(lines) >= 8
+    script = "\n".join(["set -euo pipefail", *lines, "kill $serving; wait $serving"])
+    script = script.replace(" watch ", " watch --once ")
     program = f'diana-cli() {{ "{sys.executable}" -m diana_cli "$@"; }}\n'
+    until = "serving=$!; until diana-cli check pacs 2> /dev/null; do sleep 0.1; done"
+    script = re.sub("^.*?( serve .*)$", rf'"{sys.executable}" -m diana_cli\1 & {until}', script, flags=re.MULTILINE)
     script = script.replace("Dose Report\"}'", "Dose Report\"}' || test $? = 1")
     env = {**os.environ, "HOME": str(home), "PYTHONPATH": str(REPO)}
     tried = subprocess.run(["bash", "-c", program + script], env=env, capture_output=True, text=True, timeout=90)
@@ -47,16 +57,19 @@ def check_what_it_says_to_try_next(said: str, home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_verifies_every_study_and_leaves_what_it_says(tmp_path: Path) -> None:
+def test_demo_without_an_orthanc_verifies_every_study_and_leaves_what_it_says(tmp_path: Path) -> None:
     folder = tmp_path / "a $folder: of # signs"
     state = tmp_path / "of the user"
-    done = demo(folder, tmp_path, DIANA_STATE=str(state))
+    done = demo(folder, tmp_path, DIANA_STATE=str(state), ORTHANC_URL="http://127.0.0.1:9")
     assert not state.exists()
+    assert "no Orthanc answers" in done.stderr
     receipts = check_all_verified(done, {"archive", "index"})
     stored = list((folder / "archive").rglob("*.dcm"))
     assert len(stored) == sum(one["verified"] for one in receipts if one["dest"] == "archive")
     assert len((folder / "index.csv").read_text().splitlines()) == len(stored) + 1
     assert "killed" in done.stderr
+    researched = list((folder / "research").rglob("*.dcm"))
+    assert len(researched) == sum(one["verified"] for one in receipts if one["dest"] == "research")
     check_what_it_says_to_try_next(done.stderr, tmp_path)
 
 
@@ -72,13 +85,6 @@ def test_demo_that_cannot_finish_says_so(tmp_path: Path) -> None:
     done = demo(tmp_path / "demo", tmp_path, "--limit", "1")
     assert done.returncode == 1
     assert "NOT everything is proved" in done.stderr
-
-
-@pytest.mark.slow
-def test_demo_goes_without_an_orthanc_that_is_not_there(tmp_path: Path) -> None:
-    done = demo(tmp_path / "demo", tmp_path, ORTHANC_URL="http://127.0.0.1:9")
-    check_all_verified(done, {"archive", "index"})
-    assert "no Orthanc answers" in done.stderr
 
 
 @pytest.mark.live

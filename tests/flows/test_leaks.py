@@ -99,7 +99,7 @@ table: {{ctype: CsvFile, fp: table.csv, level: instances}}
 archive: {{ctype: DcmDir, path: archive}}
 nowhere: {{ctype: DcmDir, path: nowhere/at/all}}
 copy: {{ctype: DcmDir, path: copy}}
-shams: {{ctype: DcmDir, path: shams, anonymizing: true}}
+shams: {{ctype: DcmDir, path: shams, anonymizing: true, deid: sham}}
 images: {{ctype: ImageDir, path: images}}
 """,
         encoding="utf-8",

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import requests
 
-from diana.apis import DcmDir
+from diana.apis import DcmDir, DicomQR
 from tests.fakes.make import instance
+from tests.helpers import wait_for
 
 pytest.importorskip("uvicorn")
 
@@ -84,3 +85,53 @@ def test_what_cannot_be_served_is_said_and_ends(folder: Path, options: tuple[str
     assert done.returncode == code
     assert "bug" not in done.stderr
     assert done.stdout == ""
+
+
+@contextmanager
+def node(folder: Path, *options: str) -> Iterator[int]:
+    """Run the program with a DICOM port alone; give the port."""
+    command = [sys.executable, "-m", "diana_cli", "serve", f"path:{folder}", "--dicom", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["dicom"]
+        finally:
+            process.kill()
+
+
+@pytest.mark.live
+def test_movescu_reaches_a_peer_of_the_program(
+    folder: Path, storescp_factory: Any, program: Callable[[str, str], str]
+) -> None:
+    target = storescp_factory()
+    with node(folder, "--aet", "ARCHIVE", "--peer", f"DEST=127.0.0.1:{target.port}") as port:
+        command = [program("movescu", "dcmtk"), "-S", "-aec", "ARCHIVE", "-aem", "DEST", "127.0.0.1", str(port)]
+        command += ["-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.2.3"]
+        subprocess.run(command, check=True, timeout=60)
+        wait_for(lambda: len(target.files()) == 1, timeout=30, what="the instance")
+
+
+def test_only_the_named_ae_titles_and_networks_are_let_in(folder: Path) -> None:
+    with node(folder, "--calling-aet", "FRIEND", "--allow", "127.0.0.0/8") as port:
+        assert DicomQR(host="127.0.0.1", port=port, aec="DIANA", aet="FRIEND").check()
+        assert not DicomQR(host="127.0.0.1", port=port, aec="DIANA", aet="STRANGER").check()
+    with node(folder, "--allow", "10.0.0.0/8") as port:
+        assert not DicomQR(host="127.0.0.1", port=port, aec="DIANA").check()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--peer", "DEST"),
+        ("--peer", "DEST=host"),
+        ("--peer", "DEST=host:0"),
+        ("--dicom-tls",),
+        ("--allow", "nowhere"),
+        ("--calling-aet", "A TITLE THAT IS TOO LONG"),
+    ],
+)
+def test_half_an_option_of_the_dicom_port_is_a_configuration_error(folder: Path, options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "diana_cli", "serve", f"path:{folder}", "--dicom", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr

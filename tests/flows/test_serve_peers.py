@@ -14,6 +14,7 @@ import requests
 
 from diana.apis import DcmDir, Memory
 from diana.server import HttpFace
+from diana.server.scp import DicomFace
 from tests.contract.samples import dataset, uid
 from tests.fakes.make import instance
 
@@ -104,7 +105,7 @@ class TestDicomwebClient:
 # its MINT parser gives numbers to pydicom as texts
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:A value of type 'str':UserWarning")
 class TestDicomtrolley:
-    """dicomtrolley finds and downloads over every HTTP protocol that it has."""
+    """dicomtrolley finds and downloads over every protocol that it has."""
 
     @pytest.fixture(scope="class")
     def parts(self) -> Any:
@@ -133,6 +134,16 @@ class TestDicomtrolley:
         query = HierarchicalQuery(query_level=level, include_fields=["Modality"], **uids)
         (study,) = QidoRS(requests.Session(), f"{face.url}/dicom-web").find_studies(query)
         assert study.uid == STUDY
+
+    def test_dicom_qr_search(self, parts: Any, archive: Any) -> None:
+        from dicomtrolley.dicom_qr import DICOMQR, DICOMQuery
+
+        with DicomFace(archive, port=0) as dicom:
+            searcher = DICOMQR("127.0.0.1", dicom.port, aet="OTHER", aec="DIANA")
+            (study,) = searcher.find_studies(DICOMQuery(PatientName="Test*", include_fields=["StudyDescription"]))
+            assert study.uid == STUDY
+            deep = searcher.find_study(DICOMQuery(StudyInstanceUID=STUDY, query_level="INSTANCE"))
+            assert {one.uid for one in deep.all_instances()} == set(digests(archive))
 
     @pytest.mark.parametrize("kind", ["wado_uri", "wado_rs", "rad69", "rad69 as one"])
     def test_download_is_byte_identical(

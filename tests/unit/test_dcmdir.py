@@ -114,8 +114,8 @@ class TestPut:
             with pytest.raises(GatewayConnectionError):
                 getattr(DcmDir(str(tmp_path / "unmounted" / "new")), call)(samples.instance())
 
-    def test_anonymizing_writes_a_pseudonym(self, tmp_path: Path) -> None:
-        shelf = DcmDir(str(tmp_path), anonymizing=True)
+    def test_anonymizing_by_the_sham_preset_writes_a_pseudonym(self, tmp_path: Path) -> None:
+        shelf = DcmDir(str(tmp_path), anonymizing=True, deid="sham")
         item = samples.instance(fn="PLANTED^NAME.dcm", PatientName="Planted^Name", PatientID="PLANTED")
         fn = shelf.put(item)
         found = shelf.get(fn)

@@ -112,7 +112,7 @@ def test_an_early_end_says_what_came_and_what_is_missing(make: Make, where: floa
         with pytest.raises(IncompleteTransfer) as caught:
             came += [
                 str(item.tags["SOPInstanceUID"])
-                for item in make(DicomWeb, listed(*UIDS), listed(), NO_LIST, reply).pull(study())
+                for item in make(DicomWeb, NO_LIST, listed(*UIDS), listed(), reply).pull(study())
             ]
         assert sorted(caught.value.received + caught.value.missing) == UIDS or where == 0.999
         assert caught.value.temporary
@@ -133,7 +133,7 @@ def test_what_is_missing_is_asked_for_afterwards(make: Make) -> None:
 
 
 def test_fewer_instances_than_the_list_has_is_incomplete(make: Make) -> None:
-    web = make(DicomWeb, listed(*UIDS), listed(), NO_LIST, multi(*FILES[:2]))
+    web = make(DicomWeb, NO_LIST, listed(*UIDS), listed(), multi(*FILES[:2]))
     with pytest.raises(IncompleteTransfer) as caught:
         list(web.pull(study()))
     assert caught.value.missing == UIDS[2:]
@@ -146,7 +146,7 @@ def test_a_partial_content_is_incomplete(make: Make) -> None:
 
 
 def test_a_damaged_instance_does_not_stop_the_others(make: Make) -> None:
-    web = make(DicomWeb, listed(*UIDS), listed(), NO_LIST, multi(FILES[0], FILES[1][:-5], FILES[2]))
+    web = make(DicomWeb, NO_LIST, listed(*UIDS), listed(), multi(FILES[0], FILES[1][:-5], FILES[2]))
     came: list[Any] = []
     with pytest.raises(IncompleteTransfer) as caught:
         came.extend(item.file for item in web.pull(study()))

@@ -8,6 +8,7 @@ import pytest
 
 from diana.daemons.routes import HANDLERS, mk_route
 from diana.daemons.watch import load_config, make_watcher
+from diana.deid.key import Key
 from diana.exceptions import ConfigError
 from diana.utils.dicom import DicomEventType
 from tests.helpers import REPO
@@ -122,7 +123,9 @@ def test_every_example_in_conf_is_read(name: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", sorted(HANDLERS))
-def test_every_handler_makes_a_trigger(name: str, tmp_path: Path) -> None:
+def test_every_handler_makes_a_trigger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Key.make().save(tmp_path / "key")
+    monkeypatch.setenv("DIANA_DEID_KEY", str(tmp_path / "key"))
     source = {"ctype": "ObservableDcmDir", "path": str(tmp_path)}
     trigger = mk_route(name, source, {"ctype": "Memory"})
     assert trigger.evtype == HANDLERS[name].evtype

@@ -136,8 +136,9 @@ class ObservableDcmDir(DcmDir, Observable):
         self._watch.notified = False
 
     def close(self) -> None:
-        """Stop the notifications; the folder needs no closing."""
+        """Stop the notifications, and close the index if there is one."""
         self.unlisten()
+        super().close()
         super().close()
 
     def _look_at_root(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -19,9 +20,12 @@ from attrs import define, field
 from diana.exceptions import GatewayConnectionError, GatewayRefused, InvalidItem, ItemNotFound, StateError
 from diana.utils.blob import Blob
 from diana.utils.dicom.header import Header, read_header
+from diana.utils.dicom.structure import check_whole
 from diana.utils.files import PART, make_private, remove_parts, sync_folder
 from diana.utils.gateways import dimse_pdu
 from diana.utils.gateways.dimse import CANNOT_UNDERSTAND, DOES_NOT_MATCH, SUCCESS, StoreRequest
+
+log = logging.getLogger(__name__)
 
 NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.dcm\Z")
 UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID")
@@ -182,10 +186,14 @@ class SpoolReception:
         return SUCCESS
 
     def _verdict(self) -> int:
-        """Compare what the command said with what the data set says."""
+        """Compare what the command said with what the data set says, which must be whole."""
         try:
-            header = read_header(self._out.fileno(), UIDS)
+            whole = check_whole(self._out.fileno())
         except InvalidItem:
+            return CANNOT_UNDERSTAND
+        header = whole.header
+        if header is None:
+            log.warning("refused an instance from %s: %s", self._request.address, whole.reason)
             return CANNOT_UNDERSTAND
         if header.instance != self._request.sop_instance:
             return DOES_NOT_MATCH

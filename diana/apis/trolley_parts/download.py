@@ -136,6 +136,10 @@ class Download:
 
     def _open(self, unit: Unit) -> Iterator[Dixel]:
         if len(unit.refs) == 1:
+            listed = getattr(self.downloader, "pull_listed", None)
+            if unit.expected is not None and callable(listed):
+                known: Iterator[Dixel] = listed(unit.refs[0], unit.expected)
+                return known
             return self.downloader.pull(unit.refs[0])
         found: Iterator[Dixel] = self.downloader.pull_many(unit.refs)  # type: ignore[attr-defined]  # asked before
         return found

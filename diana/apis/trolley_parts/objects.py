@@ -206,6 +206,9 @@ class Study(DICOMObject):
         return _child(self.series, uid)
 
 
+DICOMDownloadable = DICOMObject | DICOMObjectReference
+
+
 def _child(children: Iterable[Node], uid: str) -> Node:
     for child in children:
         if child.uid == uid:

@@ -14,6 +14,7 @@ from diana.utils.blob import Blob
 from diana.utils.dicom import DicomLevel, Ref
 from diana.utils.dicom.ref import is_uid
 from diana.utils.files import whole_file
+from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -149,6 +150,7 @@ class FlatStorageDir(StorageDir):
 
 def _file_of(dataset: Dataset) -> bytes:
     """Return a data set as the bytes of a file. Raises InvalidItem when pydicom cannot write it."""
+    parent_first("pydicom")
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 

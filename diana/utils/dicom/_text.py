@@ -10,6 +10,7 @@ from struct import iter_unpack
 from typing import Final
 
 from diana.exceptions import InvalidItem
+from diana.utils.lazy import parent_first
 
 LATIN: Final = "latin-1"
 PADDING: Final = " \0"
@@ -83,6 +84,7 @@ def _fragment(data: bytes, charset: Sequence[str]) -> str:
     first = charset[0]
     if not data.startswith(_ESCAPE):
         return data.decode(first, "replace")
+    parent_first("pydicom")
     from pydicom.charset import CODES_TO_ENCODINGS, default_encoding
 
     escape = data[: 4 if data.startswith((b"\x1b$(", b"\x1b$)")) else 3]
@@ -115,6 +117,7 @@ def codecs_of(charset: str) -> tuple[str, ...]:
 
 
 def _codec(name: str) -> str:
+    parent_first("pydicom")
     from pydicom.charset import default_encoding, python_encoding
 
     if re.match("ISO[^_]IR", name):
@@ -132,6 +135,7 @@ def _codec(name: str) -> str:
 
 def look_up(tag: str | int) -> tuple[int, str, str]:
     """Return number, name and VR of a tag given by keyword, number or eight hexadecimal digits. Raises InvalidItem."""
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
     number = tag if isinstance(tag, int) else tag_for_keyword(tag)
@@ -148,6 +152,7 @@ def look_up(tag: str | int) -> tuple[int, str, str]:
 
 def private_vr(tag: int, creator: str) -> str:
     """Return the VR of a private element that pydicom's private dictionary knows, else an empty string."""
+    parent_first("pydicom")
     from pydicom.datadict import private_dictionary_VR
 
     try:

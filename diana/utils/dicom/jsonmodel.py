@@ -17,6 +17,7 @@ from typing import Any, Final  # Any: element values may be of any type
 
 from diana.exceptions import InvalidItem
 from diana.utils.dicom.matching import wire_text
+from diana.utils.lazy import parent_first
 
 __all__ = ["JsonTags", "Model", "as_model", "to_model"]
 
@@ -248,6 +249,7 @@ def _without_bulk(model: Model, depth: int) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _place(key: str) -> tuple[str, str]:
     """Return keyword and representation of a tag in eight digits; empty for private and unknown ones."""
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR, keyword_for_tag
 
     number = int(key, 16)
@@ -260,6 +262,7 @@ def _place(key: str) -> tuple[str, str]:
 @lru_cache(maxsize=4096)
 def _number(keyword: str) -> tuple[str, str]:
     """Return the tag of a keyword in eight digits and its representation; empty for unknown ones."""
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     number = tag_for_keyword(keyword)

@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 from diana.exceptions import ConfigError, Unsupported
 from diana.utils.dicom import matching
 from diana.utils.dicom.levels import DicomLevel, as_level
+from diana.utils.lazy import parent_first
 
 GROUPS = ("any", "all", "not")
 MAX_DEPTH = 16
@@ -87,6 +88,7 @@ class Query:
         """Raise ConfigError naming each key that is no DICOM keyword, with the nearest one that is."""
         problems = list(_group_problems(self.match))
         if not problems and (self.match or self.fields):
+            parent_first("pydicom")
             from pydicom.datadict import keyword_dict, tag_for_keyword
 
             for key in sorted(self.keywords()):

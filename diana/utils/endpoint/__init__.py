@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diana.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from diana.utils.endpoint.endpoint import Endpoint
+    from diana.utils.endpoint.endpoint import Endpoint, Outcome
     from diana.utils.endpoint.manager import ServiceManager
     from diana.utils.endpoint.observable import Event, Observable, Page
     from diana.utils.endpoint.registry import Factory
@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "Factory",
     "Observable",
+    "Outcome",
     "Page",
     "Serializable",
     "ServiceManager",
@@ -34,6 +35,7 @@ __getattr__ = lazy_names(
         "Event": ".observable",
         "Factory": ".registry",
         "Observable": ".observable",
+        "Outcome": ".endpoint",
         "Page": ".observable",
         "Serializable": ".serializable",
         "ServiceManager": ".manager",

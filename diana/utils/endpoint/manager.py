@@ -102,6 +102,11 @@ class ServiceManager:
                 self._made[name] = self._make(name)
             return self._made[name]
 
+    def hold(self, name: str, endpoint: Endpoint) -> None:
+        """Give an endpoint that is made already a name."""
+        with self._lock:
+            self._made[name] = endpoint
+
     def all(self) -> dict[str, Endpoint]:
         """Return every service by name. Raises ConfigError."""
         return {name: self.get(name) for name in self.descriptions}

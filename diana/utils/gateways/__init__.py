@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diana.utils.gateways.http import HttpClient
     from diana.utils.gateways.orthanc import Orthanc
     from diana.utils.gateways.redis_kv import RedisKV
+    from diana.utils.gateways.vitrea import VitreaAuth, VitreaConnection, create_session
 
 __all__ = [
     "DcmFileHandler",
@@ -20,7 +21,10 @@ __all__ = [
     "Orthanc",
     "RedisKV",
     "TextFileHandler",
+    "VitreaAuth",
+    "VitreaConnection",
     "ZipFileHandler",
+    "create_session",
     "orthanc_id",
 ]
 
@@ -33,7 +37,10 @@ __getattr__ = lazy_names(
         "Orthanc": ".orthanc",
         "RedisKV": ".redis_kv",
         "TextFileHandler": ".file_handlers",
+        "VitreaAuth": ".vitrea",
+        "VitreaConnection": ".vitrea",
         "ZipFileHandler": ".file_handlers",
+        "create_session": ".vitrea",
         "orthanc_id": "diana.utils.dicom.ref",
     },
 )

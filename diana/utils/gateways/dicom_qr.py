@@ -28,6 +28,7 @@ from diana.utils.gateways import dimse_pdu as p
 from diana.utils.gateways.dimse_scu import Association
 from diana.utils.gateways.dimse_wire import Wire
 from diana.utils.gateways.key_levels import EVERYWHERE
+from diana.utils.lazy import parent_first
 
 __all__ = ["FindAssociation", "Row", "error_of_status", "tls_context"]
 
@@ -270,6 +271,7 @@ def encode_identifier(keys: Mapping[str, str], syntax: str) -> bytes:
 
 
 def _entry(keyword: str) -> tuple[int, str]:
+    parent_first("pydicom")
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)

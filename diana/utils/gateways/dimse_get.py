@@ -60,6 +60,8 @@ _WORDS: Final = {
 }
 _TEMPORARY: Final = frozenset((0xA700, 0xA701, 0xA702, 0xFE00, 0x0110))
 PENDING: Final = (0xFF00, 0xFF01)
+# there is one for each sub-operation, or one for each few seconds
+MOST_PENDING: Final = 1_000_000
 WARNING: Final = 0xB000
 
 
@@ -130,14 +132,19 @@ class NodeAssociation(FindAssociation):
         """
         context, message = self._retrieve(STUDY_GET, p.C_GET, level, keys)
         syntaxes = {id_: syntax for (_, syntax), id_ in self.accepted.items()}
+        pending = 0
         try:
             while True:
                 got = self._receive(syntaxes)
                 if p.number(got.command, p.COMMAND_FIELD) == p.C_STORE:
-                    self._confirm(got)
-                    yield got.data if isinstance(got.data, Blob) else Blob(got.data or b"")
+                    blob = got.data if isinstance(got.data, Blob) else Blob(got.data or b"")
+                    self._confirm(got, blob)
+                    pending = 0
+                    yield blob
                 elif self._final(got, context, message, p.C_GET) is not None:
                     return
+                else:
+                    pending = _one_more(pending)
         except BaseException:
             self.close(abort=True)
             raise
@@ -153,11 +160,13 @@ class NodeAssociation(FindAssociation):
         """
         also = {p.MOVE_DESTINATION: p.check_ae_title(dest_aet)}
         context, message = self._retrieve(STUDY_MOVE, p.C_MOVE, level, keys, also)
+        pending = 0
         while True:
             self._wait(alive)
             found = self._final(self._receive({}), context, message, p.C_MOVE)
             if found is not None:
                 return found
+            pending = _one_more(pending)
 
     def hang_up(self) -> None:
         """End what another thread does with this association."""
@@ -201,16 +210,20 @@ class NodeAssociation(FindAssociation):
     def _send(self, context: int, command: Mapping[int, int | str], data: bytes = b"") -> None:
         send_message(self._connected(), self._room, context, command, data)
 
-    def _confirm(self, got: _Message) -> None:
-        instance = p.text(got.command, p.AFFECTED_INSTANCE)
-        answer: dict[int, int | str] = {
-            p.AFFECTED_CLASS: p.text(got.command, p.AFFECTED_CLASS),
-            p.COMMAND_FIELD: p.C_STORE | p.RESPONSE,
-            p.RESPONDED_ID: p.number(got.command, p.MESSAGE_ID),
-            p.STATUS: 0,
-            p.AFFECTED_INSTANCE: instance,
-        }
-        self._send(got.context, answer)
+    def _confirm(self, got: _Message, blob: Blob) -> None:
+        """Answer that an instance has come; when that fails its file is given up."""
+        try:
+            answer: dict[int, int | str] = {
+                p.AFFECTED_CLASS: p.text(got.command, p.AFFECTED_CLASS),
+                p.COMMAND_FIELD: p.C_STORE | p.RESPONSE,
+                p.RESPONDED_ID: p.number(got.command, p.MESSAGE_ID),
+                p.STATUS: 0,
+                p.AFFECTED_INSTANCE: p.text(got.command, p.AFFECTED_INSTANCE),
+            }
+            self._send(got.context, answer)
+        except BaseException:
+            blob.close()
+            raise
 
     def _final(self, got: _Message, context: int, message: int, operation: int) -> Counts | None:
         """Return the counts of the last answer, None for one that is not the last. Raises for a failure."""
@@ -276,6 +289,13 @@ class NodeAssociation(FindAssociation):
         except BaseException:
             sink.discard()
             raise
+
+
+def _one_more(pending: int) -> int:
+    """Count answers that say nothing new. Raises GatewayAnswerError for too many."""
+    if pending >= MOST_PENDING:
+        raise GatewayAnswerError("the peer says without end that the retrieval goes on")
+    return pending + 1
 
 
 def send_message(wire: Wire, room: int, context: int, command: Mapping[int, int | str], data: bytes = b"") -> None:

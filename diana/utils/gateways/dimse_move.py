@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
 
@@ -29,6 +29,7 @@ class Arrivals:
         self.last = time.monotonic()
         self._queue: SimpleQueue[Blob | DianaError | None] = SimpleQueue()
         self._closed = False
+        self._lock = Lock()
 
     @property
     def crowded(self) -> bool:
@@ -38,10 +39,11 @@ class Arrivals:
     def add(self, blob: Blob) -> None:
         """Take a file."""
         self.last = time.monotonic()
-        if self._closed:
-            blob.close()
-        else:
-            self._queue.put(blob)
+        with self._lock:
+            if not self._closed:
+                self._queue.put(blob)
+                return
+        blob.close()
 
     def end(self, error: DianaError | None = None) -> None:
         """Say that nothing more comes, because of an error or not."""
@@ -55,7 +57,8 @@ class Arrivals:
 
     def close(self) -> None:
         """Drop what waits and what still comes."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         with suppress(Empty):
             while True:
                 left = self._queue.get_nowait()
@@ -117,7 +120,7 @@ class Landing:
     addresses: list[Network] = field(factory=lambda: networks(LOOPBACK))
     spill: int = field(default=4 << 20, kw_only=True)
     folder: str | None = field(default=None, kw_only=True)
-    one_at_a_time: Lock = field(init=False, factory=Lock, repr=False)
+    _turns: Lock = field(init=False, factory=Lock, repr=False)
     _arrivals: Arrivals | None = field(init=False, default=None, repr=False)
     _scp: StorageScp | None = field(init=False, default=None, repr=False)
 
@@ -133,6 +136,16 @@ class Landing:
         scp, self._scp = self._scp, None
         if scp is not None:
             scp.stop(0)
+
+    @contextmanager
+    def turn(self, patience: float) -> Iterator[None]:
+        """Wait for the turn of a retrieval, some seconds at most. Raises GatewayConnectionError."""
+        if not self._turns.acquire(timeout=patience):
+            raise GatewayConnectionError("another retrieval by C-MOVE over this port has not ended")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def expect(self) -> Arrivals:
         """Return where the next files arrive. Raises GatewayConnectionError when the port is not open."""

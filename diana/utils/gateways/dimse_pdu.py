@@ -262,15 +262,20 @@ def fragments(body: memoryview) -> Iterator[tuple[int, bool, bool, memoryview]]:
     """
     Yield context id, is-command, is-last and bytes of each fragment of a P-DATA-TF (PS3.8 9.3.5).
 
-    Raises GatewayAnswerError for a length that points outside the PDU.
+    Raises GatewayAnswerError for a length that points outside the PDU, and for a fragment that brings nothing: peers
+    that send such ones without end would never be done.
     """
     at = 0
+    if not body:
+        raise GatewayAnswerError("a PDU without fragments")
     while at < len(body):
         size = int.from_bytes(body[at : at + 4], "big")
         end = at + 4 + size
         if at + PDV_HEADER > len(body) or size < 2 or end > len(body):
             raise GatewayAnswerError("a fragment ends outside its PDU")
         control = body[at + 5]
+        if size == 2 and not control & 2:
+            raise GatewayAnswerError("an empty fragment that is not the last")
         yield body[at + 4], bool(control & 1), bool(control & 2), body[at + PDV_HEADER : end]
         at = end
 

@@ -237,7 +237,9 @@ class StorageScp:
             return
         try:
             wire.sock.settimeout(self.timeout)
-            wire.sock = self.tls.wrap_socket(wire.sock, server_side=True)
+            # the wire has the new socket before the handshake, which then can be hung up
+            wire.sock = sock = self.tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
+            sock.do_handshake()
         except OSError as error:
             raise GatewayConnectionError(f"no TLS ({type(error).__name__})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_FILE_META: Final = 64 << 10
+# seconds that a peer has for its answer to a release; by then everything is said
+PARTING: Final = 10.0
 LONG_VRS: Final = (b"OB", b"OW", b"UN", b"UT", b"SQ")
 REJECTIONS: Final = {
     (1, 1): "no reason given",
@@ -133,8 +136,12 @@ class Association:
         if kind != p.ASSOCIATE_AC:
             raise GatewayConnectionError(f"{self.host} port {self.port} did not accept the association")
         answer = p.decode_answer(body)
-        abstracts = {context.id: context.abstract for context in asked}
-        self.accepted = {(abstracts[id_], ts): id_ for id_, ts in answer.accepted.items() if id_ in abstracts}
+        known = {context.id: context for context in asked}
+        self.accepted = {
+            (known[id_].abstract, ts): id_
+            for id_, ts in answer.accepted.items()
+            if id_ in known and ts in known[id_].transfers
+        }
         self._room = min(answer.max_pdu or p.DEFAULT_MAX_PDU, p.DEFAULT_MAX_PDU) - p.PDV_HEADER & ~1
         if self._room < 128:
             raise GatewayAnswerError("the peer allows no PDU of useful size")
@@ -151,8 +158,10 @@ class Association:
             return
         with suppress(GatewayConnectionError, GatewayAnswerError):
             wire.send(p.abort(provider=False) if abort else p.RELEASE_REQUEST)
-            while not abort and wire.read_pdu(self.timeout)[0] == p.P_DATA:
-                pass
+            end = time.monotonic() + min(self.timeout, PARTING)
+            while not abort and (left := end - time.monotonic()) > 0:
+                if wire.read_pdu(left, within=left)[0] != p.P_DATA:
+                    break
         wire.close()
 
     def echo(self) -> int:

@@ -25,6 +25,9 @@ OUT_OF_RESOURCES: Final = 0xA700
 DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 
+# how much of a refused data set is waited for, so that the association may go on
+MAX_WASTED: Final = 1 << 30
+
 
 @frozen
 class StoreRequest:
@@ -76,6 +79,7 @@ class Conversation:
     _context: int = field(init=False, default=0)
     _reception: Reception | None = field(init=False, default=None)
     _status: int = field(init=False, default=SUCCESS)
+    _wasted: int = field(init=False, default=0)
     _stored: int = field(init=False, default=0)
     _refused: int = field(init=False, default=0)
 
@@ -140,7 +144,7 @@ class Conversation:
         p.number(command, p.MESSAGE_ID)
         self._status = self._begin(operation, command, has_data)
         if has_data:
-            self._current = command
+            self._current, self._wasted = command, 0
         else:
             self._answer(command)
 
@@ -167,6 +171,9 @@ class Conversation:
     def _write(self, piece: memoryview) -> None:
         reception = self._reception
         if reception is None:
+            self._wasted += len(piece)
+            if self._wasted > MAX_WASTED:
+                raise GatewayAnswerError("a data set that is refused does not end")
             return
 
         def write() -> int:

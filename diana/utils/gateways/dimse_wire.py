@@ -117,7 +117,8 @@ class Wire:
     def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
         """Wake whoever reads or writes here with an end of the stream; from any thread."""
         with suppress(OSError):
-            self.sock.shutdown(how)
+            # not SSLSocket's own, which takes the encryption away from whoever still writes
+            socket.socket.shutdown(self.sock, how)
 
     def close(self) -> None:
         """Close the connection; twice does no harm."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final  # Any: JSON of the server
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ VIEWS: Final = ("meta", "metakv", "tags", "file")
 LASTING: Final = frozenset((3, 4, 5, 7, 8, 12, 15, 17, 27))
 CHANGE_BYTES: Final = 2048  # one row of the log takes about 200
 JOB_IDLE: Final = 300.0
+RETRIEVE_IDLE: Final = 3600.0
 FIND_IDLE: Final = 360.0
 
 
@@ -275,7 +277,8 @@ class Orthanc:
     def recho(self, domain: str, *, seconds: int = 10) -> None:
         """Send a C-ECHO to a modality; return when it answered. Raises ItemNotFound for an unknown one."""
         path, kind = f"modalities/{_part(domain)}/echo", {"Content-Type": JSON_TYPE}
-        self.http.call("POST", path, body=b'{"Timeout": %d}' % seconds, headers=kind, absent=True)
+        with self._modality(domain):
+            self.http.call("POST", path, body=b'{"Timeout": %d}' % seconds, headers=kind, absent=True)
 
     def rfind(self, query: Mapping[str, Any], domain: str, retrieve: bool = False) -> list[dict[str, Any]]:
         """
@@ -292,19 +295,35 @@ class Orthanc:
     def remote_query(self, query: Mapping[str, Any], domain: str) -> str:
         """Run a C-FIND at a modality; return the number under which the server keeps the answers."""
         path = f"modalities/{_part(domain)}/query"
-        return self._id(self.http.json("POST", path, dict(query), absent=True, idle=FIND_IDLE))
+        with self._modality(domain):
+            return self._id(self.http.json("POST", path, dict(query), absent=True, idle=FIND_IDLE))
+
+    @contextmanager
+    def _modality(self, domain: str) -> Iterator[None]:
+        """Say which modality the server does not know."""
+        try:
+            yield
+        except ItemNotFound:
+            raise ItemNotFound(f"{self.name}: the server knows no modality {domain!r}") from None
 
     def answers(self, number: str) -> list[dict[str, Any]]:
         """Return the answers of a remote query, in one request."""
         path = f"queries/{_part(number)}/answers?expand&simplify"
         return self._rows(self.http.json("GET", path, absent=True))
 
-    def retrieve(self, number: str, index: int | None = None, *, aet: str | None = None) -> dict[str, Any]:
-        """C-MOVE the answers of a remote query, or one of them, to ``aet`` (here); return the job's content."""
+    def retrieve(
+        self, number: str, index: int | None = None, *, aet: str | None = None, idle: float = RETRIEVE_IDLE
+    ) -> dict[str, Any]:
+        """
+        C-MOVE the answers of a remote query, or one of them, to ``aet`` (here); return the job's content.
+
+        The server says how far it is only after each answer, so one large study may take ``idle`` seconds.
+        """
         which = "" if index is None else f"/answers/{index:d}"
         asked = {"TargetAet": aet or self.aet, "Synchronous": False}
         path = f"queries/{_part(number)}{which}/retrieve"
-        return self._mapping(self.wait_job(self._id(self.http.json("POST", path, asked, absent=True))).get("Content"))
+        job = self._id(self.http.json("POST", path, asked, absent=True))
+        return self._mapping(self.wait_job(job, idle=idle).get("Content"))
 
     def job(self, number: str) -> dict[str, Any]:
         """Return what the server knows about a job."""
@@ -327,7 +346,8 @@ class Orthanc:
             if progress != seen:
                 seen, since = progress, time.monotonic()
             elif time.monotonic() - since > idle:
-                raise GatewayConnectionError(f"{self.name}: a job of the server makes no progress")
+                text = f"{self.name}: a job of the server made no progress for {idle:.0f} seconds; it may still end"
+                raise GatewayConnectionError(text)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
 

@@ -27,6 +27,7 @@ from diana.utils.gateways.qido_query import (
     UnsupportedParameter,
     ensure_query_type,
 )
+from diana.utils.pool import bounded_map
 
 __all__ = [
     "HierarchicalQuery",
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 
 ACCEPT: Final = {"Accept": "application/dicom+json"}
 MOST_ROWS: Final = 2_000_000
+COUNT: Final = "NumberOfSeriesRelatedInstances"
+# a listing: the rows of a page, and how many pages at a time
+PAGE: Final = 200
+LISTERS: Final = 2
 # Orthanc 1.10 does not decode the values of a search: what may stand as it is must not be encoded
 RAW: Final = "*/,?:@!$'()~-._"
 NOT_JSON: Final = ("text/html", "application/xml", "text/xml", "application/dicom+xml", "application/dicom")
@@ -111,6 +116,38 @@ class QidoRS:
         wanted += [("includefield", keyword) for keyword in dict.fromkeys([*match, *fields])]
         pinned = is_uid(match.get(level.uid_keyword, ""))
         return self.pages(path, wanted, level, limit=limit, pinned=pinned)
+
+    def listing(self, study: str, series: str = "", *, sizes: Mapping[str, int] | None = None) -> list[JsonTags]:
+        """
+        Return every instance of a study or series, pages side by side as far as the number of instances is known.
+
+        ``sizes`` is what ``sizes_of`` says. Where the pages do not add up the server is asked as in ``search``.
+        """
+        known = sizes or {}
+        asked = {**known} if not series else {series: known[series]} if series in known else {}
+        if asked and all(asked.values()) and all(map(is_uid, asked)) and sum(asked.values()) <= MOST_ROWS:
+            # one row more than the step of a page shows what was not announced
+            places = [(one, at) for one, size in asked.items() for at in range(0, size, PAGE)]
+            pages = bounded_map(lambda place: self._instances(study, *place), places, workers=LISTERS)
+            seen: set[str] = set()
+            found = [row for page in pages for row in page if not self._known(row, DicomLevel.INSTANCES, seen)]
+            if len(found) == sum(asked.values()):
+                return found
+        keys = {"StudyInstanceUID": study, **({"SeriesInstanceUID": series} if series else {})}
+        return list(self.search(DicomLevel.INSTANCES, keys))
+
+    def _instances(self, study: str, series: str, offset: int) -> list[JsonTags]:
+        page, warning = self._page(f"/studies/{study}/series/{series}/instances", (), PAGE + 1, offset)
+        return [] if warning else page
+
+    def sizes_of(self, study: str) -> dict[str, int]:
+        """Return the series of a study with the number of their instances, 0 where the server does not tell it."""
+        rows = self.search(DicomLevel.SERIES, {"StudyInstanceUID": study}, fields=(COUNT,))
+        found = {}
+        for row in rows:
+            number = row.get(COUNT, 0)
+            found[str(row["SeriesInstanceUID"])] = number if type(number) is int and number > 0 else 0
+        return found
 
     def run(self, query: Any) -> Iterator[JsonTags]:
         """Yield what a query of the trolley finds, see ``ensure_query_type``; its limit and offset are honoured."""

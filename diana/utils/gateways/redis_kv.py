@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import Lock
@@ -113,6 +113,41 @@ class RedisKV:
                     pipeline.sadd(name, *members)
                 count += sum(pipeline.execute())
         return count
+
+    def fields(self, key: str) -> dict[str, str]:
+        """Return the fields of a hash, empty when it is absent."""
+        with self._wire() as client:
+            found: dict[str, str] = client.hgetall(_key(key))
+            return found
+
+    def change(
+        self,
+        *,
+        remove: Iterable[tuple[str, str]] = (),
+        add: Iterable[tuple[str, str]] = (),
+        fields: Mapping[str, Mapping[str, str]] | None = None,
+        drop: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """
+        Change sets and hashes in one transaction.
+
+        ``remove`` and ``add`` are (key, member) of sets; ``fields`` maps keys of hashes to fields to be set, ``drop``
+        to fields to be removed.
+        """
+        with self._wire() as client, client.pipeline(transaction=True) as pipeline:
+            for command, pairs in (("srem", remove), ("sadd", add)):
+                groups: dict[bytes, list[bytes]] = {}
+                for key, member in pairs:
+                    groups.setdefault(_key(key), []).append(_raw(member))
+                for name, members in groups.items():
+                    getattr(pipeline, command)(name, *members)
+            for key, names in (drop or {}).items():
+                if names:
+                    pipeline.hdel(_key(key), *map(_raw, names))
+            for key, values in (fields or {}).items():
+                if values:
+                    pipeline.hset(_key(key), mapping={_raw(name): _raw(text) for name, text in values.items()})
+            pipeline.execute()
 
     def members(self, key: str) -> set[str]:
         """Return the members of a set, empty when it is absent."""

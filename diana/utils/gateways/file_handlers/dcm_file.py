@@ -16,6 +16,7 @@ from diana.utils.blob import PIECE, Blob
 from diana.utils.dicom import header as header_reader
 from diana.utils.dicom.structure import check_whole
 from diana.utils.gateways.file_handlers._handler import FileHandler
+from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,7 @@ def pixel_array(ds: Dataset) -> NDArray[Any]:
 
     Raises InvalidItem when there are none, when they cannot be decoded, or when they would take more than 512 MiB.
     """
+    parent_first("pydicom")
     from pydicom.pixels.processing import apply_color_lut
 
     try:

@@ -1,0 +1,84 @@
+"""
+Compare registering a tree by accession number: ``python -m benchmarks.bench_index``.
+
+A loop of ``pydicom.dcmread(stop_before_pixels=True)`` that fills a dict is 1. The files are headers of CT images whose
+pixels are a hole; the page cache is warm. "again" is a second run over the unchanged tree, as times of the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks._table import Row, interleave
+from benchmarks.bench_header import make_ct
+
+FILES, FOLDER = 20_000, 200
+BENCH = "index"
+
+
+def fill(root: Path, count: int) -> None:
+    """Write ``count`` files, two hundred to a folder, one accession number to a folder."""
+    templates = [make_ct(number)[:-524_288] for number in range(20)]
+    for number in range(count):
+        folder = root / f"{number // FOLDER:04}"
+        folder.mkdir(exist_ok=True)
+        with open(folder / f"{number:06}.dcm", "wb") as out:
+            out.write(templates[number % len(templates)].replace(b"SHAM12345", b"SHAM%05d" % (number // FOLDER)))
+            out.truncate(out.tell() + 524_288)
+
+
+def run(rounds: int = 3, count: int = FILES) -> list[Row]:
+    """Time a loop of pydicom and the indexer over the same tree."""
+    import pydicom
+
+    from diana.apis import Redis
+    from diana.daemons.file_indexer import FileIndexer, SqliteRegistry
+    from tests.servers import ServerPool
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name, closing(FileIndexer(2)) as indexer, ServerPool(Path(name)) as pool:
+        root, state = Path(name, "tree"), Path(name, "state")
+        root.mkdir()
+        fill(root, count)
+        server = pool.redis()
+        redis = Redis(host=server.host, port=server.port, password=server.password)
+
+        def by_pydicom() -> None:
+            found: dict[str, set[str]] = {}
+            for path in root.rglob("*.dcm"):
+                ds = pydicom.dcmread(path, stop_before_pixels=True)
+                found.setdefault(ds.AccessionNumber, set()).add(str(path))
+
+        def embedded() -> None:
+            shutil.rmtree(state, ignore_errors=True)
+            registry = SqliteRegistry(state / "files.sqlite")
+            indexer.index_path(root, registry)
+            registry.close()
+
+        def in_redis() -> None:
+            redis.clear(confirm=True)
+            indexer.index_path(root, redis)
+
+        seconds = interleave({"pydicom loop": by_pydicom, "diana, SQLite": embedded, "diana, Redis": in_redis}, rounds)
+        targets = {"diana, SQLite": "10", "diana, Redis": "8"}
+        rows += [
+            Row(BENCH, one, seconds["pydicom loop"] / taken, targets.get(one, "")) for one, taken in seconds.items()
+        ]
+        registry = SqliteRegistry(state / "files.sqlite")
+        for label, found in (("diana, SQLite", registry), ("diana, Redis", redis)):
+            start = perf_counter()
+            indexer.index_path(root, found)
+            rows.append(Row(f"{BENCH} again, first = 1", label, seconds[label] / (perf_counter() - start), "20"))
+        registry.close()
+        redis.close()
+    return rows
+
+
+if __name__ == "__main__":
+    from benchmarks._table import print_table
+
+    print_table(run())

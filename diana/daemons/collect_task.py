@@ -1,0 +1,152 @@
+"""One study of a collection: moved, proved, and put down in the ledger."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Final  # specs and payloads are JSON
+
+from attrs import define, evolve, field
+
+from diana.daemons.collect_plan import ref_of
+from diana.daemons.manners import Budget, Hours
+from diana.daemons.steps import Filter, Step, make_step
+from diana.daemons.task import Beat, Later, Outcome
+from diana.daemons.transfer import transfer
+from diana.exceptions import ConfigError, DianaError
+from diana.ledger import Proof, Receipt, ReceiptBook, Store
+from diana.ledger.work_rows import Claim
+from diana.utils.dicom import Query
+from diana.utils.endpoint import Endpoint, ServiceManager
+from diana.utils.endpoint.circuit import Backoff
+
+KIND: Final = "collect"
+LISTED: Final = 10_000
+DEFAULT_TRIES: Final = 5
+DEFAULT_WORKERS: Final = 4
+
+
+class Stopped(DianaError):
+    """The item has gone to somebody else, or the process is to end."""
+
+    temporary = True
+
+
+@define(eq=False)
+class CollectTask:
+    """
+    Move the studies of a collection from ``source`` to ``dest``.
+
+    The outcome is the state of the receipt. What might heal is tried again, ``tries`` times in all, each time only for
+    what is missing; then it ends as it is.
+    """
+
+    source: Endpoint
+    dest: Endpoint
+    book: ReceiptBook
+    project: str = ""
+    steps: Sequence[Step] = ()
+    hours: Hours = field(factory=Hours)
+    budget: Budget = field(factory=Budget)
+    tries: int = DEFAULT_TRIES
+    workers: int = DEFAULT_WORKERS
+    backoff: Backoff = field(factory=Backoff)
+    kind: str = KIND
+
+    def do(self, claim: Claim, beat: Beat) -> Outcome | Later:
+        """Move one study; see ``Task``."""
+        wait = self.hours.wait(dt.datetime.now().astimezone())
+        if wait > 0:
+            return Later(wait, "outside its hours", spent=False)
+        with self.budget.slot(beat) as may_go:
+            if not may_go:
+                return Later(spent=False)
+            receipt = self._move(claim, beat)
+            if not beat():
+                return Later(spent=False)
+            self._note(receipt)
+        receipt = evolve(receipt, id=self.book.save(receipt))
+        if receipt.temporary and claim.attempt < self.tries:
+            return Later(self.backoff.delay(claim.attempt), receipt.reason)
+        return Outcome(receipt.state, self._data(claim, receipt))
+
+    def _move(self, claim: Claim, beat: Beat) -> Receipt:
+        follows, known = self.book.previous(self.project, self.dest.name, claim.key)
+
+        def go_on(_: Proof) -> None:
+            if not beat():
+                raise Stopped("stopped")
+
+        receipt = transfer(
+            self.source,
+            self.dest,
+            ref_of(claim.key, claim.payload.get("patient")),
+            self.steps,
+            route=self.project,
+            known=known,
+            workers=self.workers,
+            look_first=claim.attempt > 1 or claim.kills > 0 or bool(follows),
+            on_instance=go_on,
+        )
+        return self._recounted(evolve(receipt, follows=follows), claim.payload.get("instances"), known)
+
+    def _recounted(self, receipt: Receipt, counted: Any, known: Mapping[str, str]) -> Receipt:
+        """Doubt a proof of fewer instances than the source counted when the plan was made."""
+        if receipt.state != "verified" or not isinstance(counted, int) or receipt.expected is None:
+            return receipt
+        seen = receipt.expected + len(known)
+        if seen < counted and not self.steps:
+            reason = f"the source counts {counted} instances and lists {seen}"
+            return evolve(receipt, state="incomplete", reason=reason, blame="source", temporary=True)
+        return receipt
+
+    def _note(self, receipt: Receipt) -> None:
+        if receipt.temporary and receipt.blame == "source":
+            self.budget.refused()
+        else:
+            self.budget.succeeded()
+
+    def _data(self, claim: Claim, receipt: Receipt) -> dict[str, Any]:
+        _, known = self.book.previous(self.project, self.dest.name, claim.key)
+        data = receipt.asdict()
+        return {
+            "reason": data["reason"],
+            "receipt": data["id"],
+            "expected": data["expected"],
+            "verified": len(known) if known else data["verified"],
+            "bytes": data["bytes"],
+            "missing": data["missing"][:LISTED],
+            "rejected": dict(list(data["rejected"].items())[:LISTED]),
+            "started": data["started"],
+            "ended": data["ended"],
+        }
+
+
+def make_task(spec: Mapping[str, Any], services: ServiceManager, store: Store) -> CollectTask:
+    """Return the task of a job of the kind *collect*; its receipts go to the job's ledger. Raises ConfigError."""
+    try:
+        source, dest = services.get(spec["source"]), services.get(spec["dest"])
+        steps = steps_of(spec.get("match"), spec.get("steps", ()))
+    except (KeyError, TypeError):
+        raise ConfigError("the job names no source or destination") from None
+    return CollectTask(
+        source,
+        dest,
+        ReceiptBook(store),
+        project=str(spec.get("project", "")),
+        steps=steps,
+        hours=Hours.parse(str(spec.get("hours", ""))),
+        budget=Budget(int(spec.get("budget", 2))),
+        tries=int(spec.get("tries", DEFAULT_TRIES)),
+        workers=int(spec.get("workers", DEFAULT_WORKERS)),
+    )
+
+
+def steps_of(match: Any, described: Sequence[Any]) -> list[Step]:
+    """Return the steps of a collection: a filter of instances first, if there is one. Raises ConfigError."""
+    steps: list[Step] = []
+    if match:
+        query = Query(match)
+        query.check_keywords()
+        steps.append(Filter(query))
+    return [*steps, *(make_step(one) for one in described)]

@@ -1,0 +1,193 @@
+"""De-identify one object: read, decide, write, and look for what is left before it counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from attrs import define, field
+
+from diana.deid import container, facts, markers, output
+from diana.deid.descriptors import Cleaner
+from diana.deid.options import Option
+from diana.deid.pixels import Decision
+from diana.deid.plan import Plan
+from diana.deid.pseudonyms import Subject, subject_of
+from diana.deid.recipe import Recipe, Rule
+from diana.deid.result import Quarantined, Reason, Refused, Result, Step
+from diana.deid.source import Opened, open_blob
+from diana.deid.walk import Walk
+from diana.exceptions import InvalidItem
+
+if TYPE_CHECKING:
+    from diana.deid.key import Key
+    from diana.deid.pixel_rules import PixelRule
+    from diana.utils.blob import Blob
+
+log = logging.getLogger(__name__)
+
+MAX_PLANS: Final = 512
+
+
+class Subjects(Protocol):
+    """Say who stands for a patient."""
+
+    def subject(self, issuer: str, patient_id: str) -> Subject:
+        """Return the subject. Raises Quarantined when there shall be none."""
+
+
+@define(eq=False)
+class Deidentifier:
+    """
+    De-identify objects under one recipe with one key.
+
+    ``registry`` decides who stands for whom; without one the key does. ``folder`` takes the temporary files of large
+    objects. May be used from many threads.
+    """
+
+    recipe: Recipe
+    key: Key = field(repr=False)
+    registry: Subjects | None = field(default=None, repr=False)
+    folder: Path | None = None
+    _plans: dict[tuple[str, tuple[int, ...]], Plan] = field(init=False, factory=dict, repr=False)
+    _rules: tuple[tuple[PixelRule, ...], tuple[str, ...]] | None = field(init=False, default=None, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Deidentifier, (self.recipe, self.key, self.registry, self.folder))
+
+    def apply(self, blob: Blob) -> Result:
+        """
+        Return what became of an object; never raises for what is wrong with it.
+
+        The caller closes the blob of the result. Raises OSError when a file cannot be read or written, StateError when
+        the registry cannot be asked.
+        """
+        try:
+            return self._done(blob)
+        except Quarantined as error:
+            return Result("quarantined", reason=error.reason, text=str(error))
+        except Refused as error:
+            return Result("refused", reason=error.reason, text=str(error))
+        except InvalidItem as error:
+            return Result("refused", reason=Reason.BROKEN.value, text=str(error))
+        except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+            # hostile bytes may find a hole in the reading; nothing of them gets out
+            name = type(error).__name__
+            log.warning("an object could not be understood: %s", name)
+            return Result("refused", reason=Reason.BROKEN.value, text=f"it cannot be understood ({name})")
+
+    def explain(self, blob: Blob) -> Iterator[Step]:
+        """
+        Yield what would happen to each element and why, without values; nothing is registered.
+
+        Raises Refused for what cannot be read or would be refused.
+        """
+        opened = open_blob(blob)
+        try:
+            known = facts.read(opened)
+            facts.check(opened, known)
+            subject = self._minted(known.issuer, known.patient_id)
+            walk = Walk(self._plan(opened, known), self.key, subject, self._minted, Cleaner(blob, self.recipe).clean)
+            walk.steps = []
+            walk.top(opened.nodes, known.charset)
+            yield from facts.container_steps(opened)
+            yield from walk.steps
+            yield from markers.steps()
+        finally:
+            opened.reader.close()
+
+    def _done(self, blob: Blob) -> Result:
+        opened = open_blob(blob)
+        masked: Blob | None = None
+        try:
+            known = facts.read(opened)
+            facts.check(opened, known)
+            decision = self._decision(opened, known, blob)
+            if decision.action == "mask":
+                from diana.deid.masks import mask
+
+                opened.reader.close()
+                masked = mask(blob, decision.rectangles)
+                opened = open_blob(masked)
+            return self._written(opened, known, blob, decision.action)
+        finally:
+            opened.reader.close()
+            if masked is not None:
+                masked.close()
+
+    def _decision(self, opened: Opened, known: facts.Facts, blob: Blob) -> Decision:
+        """Return what is done with the pixels. Raises Refused and Quarantined for what may not go on."""
+        from diana.deid.pixels import classify, ultrasound_regions
+
+        if opened.pixels is None:
+            return Decision("none")
+        rules, keywords = self._pixel_rules()
+        tags = facts.header(opened, known, keywords)
+        regions = ultrasound_regions(blob) if facts.has_regions(opened) else ()
+        decision = classify(tags, rules, regions)
+        if decision.action == "refuse":
+            raise Refused(Reason.PIXELS, f"the pixels may identify the patient: {decision.reason}")
+        if decision.action == "review":
+            raise Quarantined(Reason.PIXEL_REVIEW, f"somebody must look at the pixels: {decision.reason}")
+        if decision.action == "mask" and Option.CLEAN_PIXEL_DATA not in self.recipe.options:
+            text = f"the pixels need the option {Option.CLEAN_PIXEL_DATA.value}: {decision.reason}"
+            raise Quarantined(Reason.PIXEL_REVIEW, text)
+        return decision
+
+    def _pixel_rules(self) -> tuple[tuple[PixelRule, ...], tuple[str, ...]]:
+        if self._rules is None:
+            from diana.deid.pixel_rules import builtin_rules, keys_of
+
+            rules = (*self.recipe.pixel_rules, *builtin_rules())
+            self._rules = rules, keys_of(rules)
+        return self._rules
+
+    def _plan(self, opened: Opened, known: facts.Facts) -> Plan:
+        rules = self.recipe.rules
+        met = tuple(number for number, rule in enumerate(rules) if self._is_met(rule, opened, known))
+        plan = self._plans.get((known.sop_class, met))
+        if plan is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[known.sop_class, met] = Plan(self.recipe, known.sop_class, [rules[one] for one in met])
+        return plan
+
+    def _is_met(self, rule: Rule, opened: Opened, known: facts.Facts) -> bool:
+        if not rule.when:
+            return True
+        from diana.utils.dicom.query import Query
+
+        query = Query(rule.when)
+        return query.matches(facts.header(opened, known, sorted(query.keywords())))
+
+    def _minted(self, issuer: str, patient_id: str) -> Subject:
+        return subject_of(self.key, issuer or self.recipe.issuer, patient_id)
+
+    def _subject(self, issuer: str, patient_id: str) -> Subject:
+        if self.registry is None:
+            return self._minted(issuer, patient_id)
+        return self.registry.subject(issuer or self.recipe.issuer, patient_id)
+
+    def _written(self, opened: Opened, known: facts.Facts, blob: Blob, pixels: str) -> Result:
+        subject = self._subject(known.issuer, known.patient_id)
+        walk = Walk(self._plan(opened, known), self.key, subject, self._subject, Cleaner(blob, self.recipe).clean)
+        pieces = walk.top(opened.nodes, known.charset)
+        claim = not walk.loosened
+        codes = markers.codes(self.recipe, claim=claim, masked=pixels == "mask")
+        marked = markers.add(pieces, self.recipe, walk, opened.coding, codes, masked=pixels == "mask")
+        ids = [known.sop_uid, known.study_uid, known.series_uid]
+        if Option.UIDS not in self.recipe.options:
+            ids = [walk.uids.mapped(one) for one in ids]
+        meta = container.file_meta(known.class_bytes, ids[0], opened.syntax)
+        body = output.assemble(opened, marked)
+        made, digest = container.write(meta, body, opened.reader, deflated=opened.deflated, folder=self.folder)
+        try:
+            output.check(made, opened, walk, known, marked)
+        except BaseException:
+            made.close()
+            raise
+        sop, study, series = (one.decode("latin-1") for one in ids)
+        actions = output.actions(walk, opened)
+        return Result("done", made, "", "", sop, study, series, actions, codes, pixels, digest, claim)

@@ -1,0 +1,358 @@
+"""Apply a plan to the tree of one object and write it anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from diana.deid import dates
+from diana.deid.allowed import CODE_TAGS, SCHEME, is_number, is_technical, is_term, public_schemes
+from diana.deid.plan import PATIENT_ID, Plan, Verdict
+from diana.deid.raw import PIXELS, Item, Node, Nodes, encode, encode_item
+from diana.deid.result import Step
+from diana.deid.structured import outline
+from diana.deid.tables import name_of
+from diana.deid.values import Uids, dummy, literal, token
+
+if TYPE_CHECKING:
+    from diana.deid.key import Key
+    from diana.deid.pseudonyms import Subject
+
+CONTENT: Final = "content"
+GRAPHICS: Final = "graphics"
+STUB: Final = "stub"
+_TEXT_VRS: Final = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"))
+_GRAPHIC_DATA: Final = 0x00700022
+_COMPOUND_GRAPHICS: Final = 0x00700209
+_CHECKS: Final[Mapping[str, Callable[[bytes], bool]]] = {
+    "text": is_technical,
+    "term": is_term,
+    "number": is_number,
+    "age": dates.is_age,
+}
+_SHELLS: Final = frozenset(("keep", "walk", CONTENT, GRAPHICS, STUB, "outline"))
+_DATED: Final = frozenset(("dummy", "replace", "tidy", "keep", "birth", "shift"))
+_KEEPS: Final = frozenset(("keep", "text", "code", "term", "number", "age"))
+
+
+class Changed(NamedTuple):
+    """Hold a value before it was changed: tag, VR, raw bytes."""
+
+    tag: int
+    vr: str
+    value: bytes
+
+
+class Piece(NamedTuple):
+    """Hold one element of the output: its bytes, or None for ``node`` as it stands in the source."""
+
+    tag: int
+    data: bytes | None
+    node: Node | None = None
+
+    def content(self) -> bytes:
+        """Return the bytes; none for what stays in the source."""
+        return self.data if self.data is not None else b"" if self.node is None else self.node.raw()
+
+
+class Walk:
+    """
+    Treat the elements of one object.
+
+    ``gone`` collects what was removed or replaced, ``counts`` what was done by path, ``kept`` the tags that an option
+    or a rule kept although the profile removes them, ``dated`` the tags, in hexadecimal, that hold a date put or
+    kept there on purpose.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        key: Key,
+        subject: Subject,
+        other_subject: Callable[[str, str], Subject],
+        clean: Callable[[bytes, str], bytes],
+    ) -> None:
+        self.plan = plan
+        self.key = key
+        self.subject = subject
+        self.days = -7 * subject.weeks
+        self.counts: dict[tuple[str, int], Counter[str]] = {}
+        self.gone: list[Changed] = []
+        self.kept: set[int] = set()
+        self.dated: set[str] = set()
+        self.loosened = False
+        self.done: set[str] = set()
+        self.uids = Uids(key)
+        self.patient_id = b""
+        self.steps: list[Step] | None = None
+        self._other_subject = other_subject
+        self._clean = clean
+        self._charset = ""
+        self._schemes = public_schemes()
+        self._local_code = False
+
+    def top(self, nodes: Nodes, charset: str) -> list[Piece]:
+        """Return the elements of the top level as they go into the output."""
+        self._charset = charset
+        self.patient_id = next((node.content() for node in nodes if node.tag == PATIENT_ID), b"").strip(b" \0")
+        return self._nodes(nodes, "", "", "")
+
+    def _nodes(self, nodes: Nodes, prefix: str, where: str, mode: str) -> list[Piece]:
+        out: list[Piece] = []
+        verdict = self.plan.verdict
+        creators = self._creators(nodes) if self.plan.creators else {}
+        used: set[int] = set()
+        for node in nodes:
+            tag = node.tag
+            if tag & 0x10000:
+                found = self._private(node, creators, used)
+                if found is None:
+                    out.append(Piece(tag, None, node))  # a creator; kept below when something of its block is
+                    continue
+            elif not tag & 0xFFFF:
+                continue  # group lengths would be wrong
+            else:
+                found = verdict(tag, node.vr, prefix)
+            if mode:
+                found = _in_mode(found, node, mode)
+            if found.action == "keep" and node.items is None and not node.fragments and self.steps is None:
+                out.append(Piece(tag, None, node))
+                if not found.quiet:
+                    self._note(prefix, node, found, "keep")
+                continue
+            piece = self._apply(node, found, prefix, where, mode)
+            if piece is not None:
+                out.append(piece)
+        if creators:
+            out = [one for one in out if not self._is_unused_creator(one, creators, used, prefix)]
+        return out
+
+    def _apply(self, node: Node, found: Verdict, prefix: str, where: str, mode: str) -> Piece | None:
+        action = found.action
+        if self.steps is not None:
+            path = f"{where}({node.tag >> 16:04X},{node.tag & 0xFFFF:04X})"
+            self.steps.append(Step(path, name_of(node.tag), node.vr, action, found.rule))
+        if action in _SHELLS and node.items is not None:
+            if not found.quiet:
+                self._note(prefix, node, found, action)
+            if action == "outline":
+                return outline(self, node, prefix, where)
+            return self.sequence(node, prefix, where, mode if action in ("keep", "walk") else action)
+        if node.fragments and node.tag not in PIXELS:
+            action = "remove"
+        if node.items is not None and action not in ("empty", "remove"):
+            if action == "dummy":
+                self._note(prefix, node, found, STUB)
+                return self.sequence(node, prefix, where, STUB)
+            action = "remove"
+        if action in _KEEPS and self._passes(node, action):
+            if not found.quiet:
+                self._note(prefix, node, found, action)
+            return Piece(node.tag, None, node)
+        value, action = self._new_value(node, found, action, prefix)
+        self._note(prefix, node, found, action)
+        if value is None:
+            return None
+        return Piece(node.tag, encode(node.tag, node.wire or node.vr, value, node.coding), node)
+
+    def _passes(self, node: Node, action: str) -> bool:
+        if action == "keep":
+            return True
+        value = node.content()
+        if node.data is None:
+            return False
+        if action == "code":
+            return not self._local_code or is_technical(value)
+        if action == "age" and self.plan.recipe.age_cap:
+            return dates.is_age(value) and dates.cap_age(value, self.plan.recipe.age_cap) == b"\\".join(
+                part.strip(b" \0") for part in value.split(b"\\")
+            )
+        return _CHECKS[action](value)
+
+    def _new_value(self, node: Node, found: Verdict, action: str, prefix: str) -> tuple[bytes | None, str]:
+        """Return the new value, None when the element goes, and the action that was taken in the end."""
+        value = node.content()
+        made: bytes | None = None
+        if action == "remove":
+            return None, action
+        if action == "empty":
+            return b"", action
+        if action == "uid":
+            return self.uids.mapped(value), action
+        if action == "shift":
+            made = self._shifted(node.vr, value, found)
+        elif action == "tidy":
+            made = self._tidy(node.vr, value)
+        elif action == "age":
+            made = dates.cap_age(value, self.plan.recipe.age_cap) if dates.is_age(value) else None
+        elif action == "subject":
+            made = self._subject_value(node, value, prefix)
+        elif action == "birth":
+            made = dates.year_of(value) or b""
+        elif action == "hash":
+            made = self._token(node, value)
+        elif action == "clean":
+            made = self._clean(value, self._charset) or None
+        elif action == "replace":
+            made = literal(node.vr, found.value, self._charset, big=node.coding.big)
+        if made is not None:
+            return made, action
+        if action != "dummy":
+            action = found.fallback if found.fallback in ("empty", "dummy", "subject", "hash") else "remove"
+        if action == "hash" and node.vr in _TEXT_VRS:
+            return self._token(node, value), action
+        if action == "dummy" and value.strip(b" \0") == b"" and node.data is not None and not node.fragments:
+            return b"", "empty"  # empty stays empty
+        if action == "dummy":
+            return dummy(node.tag, node.vr, len(value)), action
+        return (b"" if action == "empty" else None), action
+
+    def _shifted(self, vr: str, value: bytes, found: Verdict) -> bytes | None:
+        days = int(found.value) if found.value else self.days
+        if vr == "DA":
+            return dates.shift_date(value, days)
+        if vr == "DT":
+            return dates.shift_datetime(value, days)
+        return value if vr == "TM" and dates.is_time(value) else None
+
+    def _tidy(self, vr: str, value: bytes) -> bytes | None:
+        fits = dates.is_time(value) if vr == "TM" else self._dated(vr, value)
+        return value if fits else None
+
+    @staticmethod
+    def _dated(vr: str, value: bytes) -> bool:
+        return (dates.shift_date if vr == "DA" else dates.shift_datetime)(value, 0) is not None
+
+    def _token(self, node: Node, value: bytes) -> bytes | None:
+        if not value.strip(b" \0"):
+            return b""
+        return token(self.key, node.tag, value) if node.vr in _TEXT_VRS else None
+
+    def _subject_value(self, node: Node, value: bytes, prefix: str) -> bytes:
+        """Return the pseudonym; inside sequences that of the patient named there."""
+        if not prefix or not value.strip(b" \0"):
+            chosen = self.subject if not prefix else None
+        elif node.tag != PATIENT_ID or value.strip(b" \0") == self.patient_id:
+            chosen = self.subject
+        else:
+            chosen = self._other_subject(value.decode("latin-1"), self._charset)
+        if chosen is None:
+            return b""
+        text = chosen.name if node.vr == "PN" else chosen.pseudonym
+        return text.encode("ascii", "replace")
+
+    def sequence(self, node: Node, prefix: str, where: str, mode: str) -> Piece:
+        """Return a sequence with its items treated; as it stands when nothing in it changed."""
+        items = node.items or []
+        inner = f"{prefix}{node.tag:08X}."
+        parts: list[bytes] = []
+        changed = False
+        for number, item in enumerate(items):
+            place = (
+                f"{where}({node.tag >> 16:04X},{node.tag & 0xFFFF:04X})[{number}]." if self.steps is not None else ""
+            )
+            outer, self._local_code = self._local_code, self._is_local(item)
+            pieces = self._nodes(item.nodes, inner, place, mode)
+            self._local_code = outer
+            same = len(pieces) == len(item.nodes) and all(one.data is None for one in pieces)
+            changed = changed or not same
+            parts.append(joined(node.data, item, pieces, same))
+        if not changed:
+            return Piece(node.tag, None, node)
+        return Piece(node.tag, encode(node.tag, node.wire or "SQ", b"".join(parts), node.coding), node)
+
+    def _is_local(self, item: Item) -> bool:
+        """Tell whether a code is of no public vocabulary."""
+        for node in item.nodes:
+            if node.tag == SCHEME:
+                return node.content().strip(b" \0").upper() not in self._schemes
+            if node.tag > SCHEME:
+                break
+        return True
+
+    def _creators(self, nodes: Nodes) -> dict[int, bytes]:
+        """Return the private blocks of a data set by group and block (PS3.5 7.8.1)."""
+        found: dict[int, bytes] = {}
+        for node in nodes:
+            if node.tag & 0x10000 and 0x10 <= (number := node.tag & 0xFFFF) <= 0xFF and node.data is not None:
+                found.setdefault((node.tag >> 16) << 8 | number, node.content().strip(b" \0"))
+        return found
+
+    def _private(self, node: Node, creators: Mapping[int, bytes], used: set[int]) -> Verdict | None:
+        """Return what to do with a private element; None for the creator of a block that may be kept."""
+        number = node.tag & 0xFFFF
+        group = node.tag >> 16
+        if 0x10 <= number <= 0xFF:
+            return None if (group << 8 | number) in creators else Verdict("remove", "E.1-1: private X")
+        block = group << 8 | number >> 8
+        creator = creators.get(block)
+        if not creator:
+            return Verdict("remove", "E.1-1: private X")
+        found = self.plan.private(node.tag, node.vr, creator.decode("latin-1"))
+        if found.action != "remove":
+            used.add(block)
+            self.done.add("private")
+        return found
+
+    def _is_unused_creator(self, piece: Piece, creators: Mapping[int, bytes], used: set[int], prefix: str) -> bool:
+        number = piece.tag & 0xFFFF
+        if not piece.tag & 0x10000 or not 0x10 <= number <= 0xFF:
+            return False
+        if ((piece.tag >> 16) << 8 | number) in used:
+            return False
+        if piece.node is not None:
+            self._note(prefix, piece.node, Verdict("remove", "E.1-1: private X"), "remove")
+        return True
+
+    def _note(self, prefix: str, node: Node, found: Verdict, action: str) -> None:
+        """Count what was done, and collect the original value unless it was kept."""
+        tag = node.tag
+        counter = self.counts.get((prefix, tag))
+        if counter is None:
+            counter = self.counts[prefix, tag] = Counter()
+        counter[action] += 1
+        if found.loosens:
+            self.loosened = True
+        if node.vr in ("DA", "DT") and action in _DATED:
+            self.dated.add(f"{tag:08X}")
+        if action in _KEEPS or action == "tidy":
+            self.kept.add(tag)
+            return
+        if action == "clean":
+            self.kept.add(tag)
+        if action not in _SHELLS or node.items is None:
+            self.collect(node)
+
+    def collect(self, node: Node) -> None:
+        """Note the values of an element that does not go into the output, nested ones too."""
+        if node.items is None:
+            if node.data is not None and node.stop > node.value:
+                self.gone.append(Changed(node.tag, node.vr, node.data[node.value : node.stop]))
+            return
+        for item in node.items:
+            for inner in item.nodes:
+                self.collect(inner)
+
+
+def _in_mode(found: Verdict, node: Node, mode: str) -> Verdict:
+    """Return what is done inside a sequence that is kept as a shell: no free text, no drawings."""
+    if found.action not in _KEEPS:
+        return found
+    if mode == GRAPHICS:
+        if node.tag == _GRAPHIC_DATA:
+            return Verdict("dummy", "graphics: points")
+        if node.tag == _COMPOUND_GRAPHICS:
+            return Verdict("remove", "graphics: compound")
+    if node.vr in _TEXT_VRS and node.items is None:
+        if mode == CONTENT and node.tag in CODE_TAGS:
+            return Verdict("code", "content: part of a code", "hash")
+        return Verdict("dummy", f"{mode}: text")
+    return found
+
+
+def joined(data: bytes | None, item: Item, pieces: list[Piece], same: bool) -> bytes:
+    """Return an item with its elements; the bytes of the source when they are the same."""
+    if same and data is not None:
+        return data[item.start : item.end]
+    return encode_item(b"".join(one.content() for one in pieces), item.coding)
