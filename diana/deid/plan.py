@@ -207,8 +207,8 @@ class Plan:
         if vr not in _LETTERS and known in _LETTERS:
             vr = known  # text that claims to be bytes or numbers
         if vr == "UI":
-            known = tag in KINDS or Option.UIDS in self.recipe.options
-            return KEEP if known else Verdict("uid", "supplement: a UID like those in Table E.1-1")
+            kept = tag in KINDS or Option.UIDS in self.recipe.options
+            return KEEP if kept else Verdict("uid", "supplement: a UID like those in Table E.1-1")
         if vr == "PN":
             return Verdict(self._gone(tag), "supplement: a person's name")
         if not self.strict:
@@ -216,7 +216,7 @@ class Plan:
         if tag not in self.vrs or vr in ("", "UN", "??"):
             return REMOVE_UNKNOWN
         if known == "SQ" and vr != "SQ":
-            return Verdict("remove", "strict: a sequence that cannot be read")
+            return Verdict("remove", "strict: not the sequence that it should be")
         if vr in DATES:
             return self._date("strict: a date or time", vr, self._gone(tag))
         if vr in TEXT:

@@ -23,6 +23,7 @@ CONTENT: Final = "content"
 GRAPHICS: Final = "graphics"
 STUB: Final = "stub"
 _TEXT_VRS: Final = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"))
+UNREADABLE: Final = Verdict("remove", "a sequence that cannot be read")
 _GRAPHIC_DATA: Final = 0x00700022
 _COMPOUND_GRAPHICS: Final = 0x00700209
 _CHECKS: Final[Mapping[str, Callable[[bytes], bool]]] = {
@@ -114,7 +115,9 @@ class Walk:
                 continue  # group lengths would be wrong
             else:
                 found = verdict(tag, node.vr, prefix)
-            if mode:
+            if node.items is None and node.vr == "SQ" and node.stop > node.value:
+                found = UNREADABLE
+            elif mode:
                 found = _in_mode(found, node, mode)
             if found.action == "keep" and node.items is None and not node.fragments and self.steps is None:
                 out.append(Piece(tag, None, node))

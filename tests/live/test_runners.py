@@ -280,6 +280,25 @@ class TestThreadsInProcesses:
         }
 
 
+def test_a_ledger_that_goes_away_is_waited_for(servers: ServerPool, dest: Path) -> None:
+    server = servers.postgres()
+    store = Store(server.url)
+    work = Work(store)
+    items = [(f"a{at}", {"n": at}) for at in range(60)]
+    job = work.create("effects", {"dest": str(dest), "seconds": 0.05}, items)
+    ended: list[dict[str, int]] = []
+    runner = Threads(work, 4, tasks=work_tasks.TASKS, lease_s=2)
+    run = threading.Thread(target=lambda: ended.append(runner.run(job)), daemon=True)
+    run.start()
+    wait_for(lambda: len(puts(dest)) >= 10, WAIT)
+    server.kill()
+    server.start()
+    run.join(WAIT)
+    assert ended == [{"done": 60}]
+    assert puts(dest) == Counter(f"a{at}" for at in range(60))
+    store.close()
+
+
 class TestWorkers:
     """Groups of workers as processes, killed, frozen and stopped."""
 
