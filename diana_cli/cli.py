@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "guid": "Mint a pseudo-identity.",
     "index": "Register the files of a folder by accession number.",
     "ls": "List the services.",
+    "mfind": "Search an archive of reports.",
     "mock": "Let a mock site send generated studies to a service.",
     "pull": "Save every instance of items to a folder.",
     "put": "Store files in a service.",

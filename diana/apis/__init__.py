@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diana.apis.image_dir import ImageDir
     from diana.apis.memory import Memory
     from diana.apis.mint import Mint
+    from diana.apis.montage import Montage
     from diana.apis.observables.dcmdir import ObservableDcmDir
     from diana.apis.observables.listener import DicomListener
     from diana.apis.observables.orthanc import ObservableOrthanc
@@ -40,6 +41,7 @@ _PLACES = {
     "ImageDir": ".image_dir",
     "Memory": ".memory",
     "Mint": ".mint",
+    "Montage": ".montage",
     "ObservableDcmDir": ".observables.dcmdir",
     "ObservableOrthanc": ".observables.orthanc",
     "ObservableProxiedDicom": ".observables.proxied_dicom",
@@ -68,6 +70,7 @@ __all__ = [
     "ImageDir",
     "Memory",
     "Mint",
+    "Montage",
     "ObservableDcmDir",
     "ObservableOrthanc",
     "ObservableProxiedDicom",

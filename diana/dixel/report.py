@@ -26,6 +26,11 @@ DEFAULT_PATTERNS: tuple[tuple[str, str], ...] = (
 
 _RADCAT = re.compile(r"(?i)\bRADCAT[ \t]*(?:grade|category|code|score)?[ \t]*[:=#-]?[ \t]*(?:RADCAT[ \t]*)?([0-5])\b")
 
+_LUNGRADS = re.compile(
+    r"(?i)\bLung[ \t-]?RADS[ \t]*(?:version[ \t]*[0-9.]+)?[ \t]*(?:category|score)?"
+    r"[ \t]*[:=#-]?[ \t]*([0-4][ABX]?)S?\b"
+)
+
 
 def _as_text(text: str | None) -> str:
     return (text or "").replace("\r\n", "\n").replace("\r", "\n")
@@ -72,3 +77,10 @@ class RadiologyReport:
         if not found:
             raise InvalidItem("the report names no RADCAT category")
         return max(found), "3" in found
+
+    def lungrads(self) -> str:
+        """Return the highest Lung-RADS category, such as ``2`` or ``4A``. Raises InvalidItem when there is none."""
+        found: list[str] = [one.upper() for one in _LUNGRADS.findall(self.text)]
+        if not found:
+            raise InvalidItem("the report names no Lung-RADS category")
+        return max(found)

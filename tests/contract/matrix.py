@@ -60,6 +60,7 @@ MATRIX = {
     "WadoURI": Row("a server of single instances by WADO-URI", "get pull exists digest check", "tags file pixels"),
     "StowRS": Row("a DICOMweb server, stored on by STOW-RS", "put check", ""),
     "Mint": Row("a MINT archive, searched", "get find exists check", "meta tags"),
+    "Montage": Row("an archive of radiology reports", "get find exists check", "meta tags"),
     "DicomNode": Row("a DICOM node, over DIMSE", "put get find pull exists check", "tags file pixels"),
     "DicomQR": Row("a DICOM node, searched by C-FIND", "get find exists check", "tags"),
     "Rad69": Row("an imaging document source, fetched from by RAD-69", "get pull check", "tags file pixels"),
