@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from diana.daemons.runner import Runner, Threads
 from diana.daemons.runner_dramatiq import Dramatiq, line_name
 from diana.exceptions import ConfigError
 from diana.ledger import Item, Store, Work
+from diana.ledger.schema import work_items
 from diana.utils.gateways.work_queue import WorkQueue
 from tests.fakes import work_tasks
 from tests.helpers import REPO, free_port, process_exists, wait_for
@@ -69,6 +71,18 @@ class WorkerServer(ServerProcess):
     def freeze_workers(self, number: int) -> None:
         for pid in self.workers():
             os.kill(pid, number)
+
+
+def freezes_with_items(server: WorkerServer, work: Work) -> bool:
+    """Freeze a group with at least two items in hand; else let it go on."""
+    server.freeze_workers(signal.SIGSTOP)
+    with work.store.begin() as connection:
+        owners = connection.execute(select(work_items.c.owner).where(work_items.c.state == "running")).scalars().all()
+    pids = {f"{pid}." for pid in server.workers()}
+    if sum(any(f"/{pid}" in owner for pid in pids) for owner in owners) >= 2:
+        return True
+    server.freeze_workers(signal.SIGCONT)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -342,8 +356,7 @@ class TestWorkers:
             wait_for(lambda: work.counts(job).get("done", 0) >= least, WAIT)
 
         more(10)
-        wait_for(lambda: work.counts(job).get("running") == 8, WAIT)
-        frozen.freeze_workers(signal.SIGSTOP)
+        wait_for(lambda: freezes_with_items(frozen, work), WAIT)
         more(10)
         redis.kill()
         redis.start()
