@@ -9,7 +9,6 @@ jobs, and what a multi-frame object of 1 GB adds to the peak memory, in MB.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -101,7 +100,7 @@ def run(rounds: int = 7) -> list[Row]:
         rows = [Row(BENCH, name, base / taken, "3" if name == "diana" else "") for name, taken in seconds.items()]
         if "dicognito" in seconds:
             rows.append(Row(f"{BENCH}, dicognito = 1", "diana", seconds["dicognito"] / seconds["diana"], "1.5"))
-        rows += _jobs(root, sources)
+        rows += _jobs(root)
         rows += _memory(root)
     return rows
 
@@ -114,40 +113,25 @@ def make_files(folder: Path, count: int = FILES) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _jobs(root: Path, sources: list[Path]) -> list[Row]:
-    """Compare the command with one and two jobs over ten times the files."""
-    many = root / "many"
-    many.mkdir()
-    for turn in range(10):
-        for source in sources:
-            os.link(source, many / f"{turn}-{source.name}")
-    _command(root, many, 1)
-    seconds = interleave({jobs: lambda jobs=jobs: _command(root, many, int(jobs)) for jobs in ("1", "2")}, 3)  # type: ignore[misc]
+def _jobs(root: Path, files: int = 480) -> list[Row]:
+    """Compare the whole command with one and two jobs over files of their own, each time from the start."""
+    from diana.deid import Key
+
+    make_files(root / "many", files)
+    Key.make().save(root / "key")
+
+    def command(jobs: str) -> Callable[[], None]:
+        def run() -> None:
+            work = root / "work"
+            shutil.rmtree(work, ignore_errors=True)
+            options = ["--key", str(root / "key"), "--custody", str(work / "custody"), "--jobs", jobs]
+            line = [sys.executable, "-m", "diana_cli", "deid", str(root / "many"), str(work / "out"), *options]
+            subprocess.run(line, check=True, capture_output=True)
+
+        return run
+
+    seconds = interleave({jobs: command(jobs) for jobs in ("1", "2")}, 3)
     return [Row("deid command", "--jobs 2", seconds["1"] / seconds["2"], "1.7")]
-
-
-def _command(root: Path, source: Path, jobs: int) -> None:
-    work = root / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    key = root / "key"
-    if not key.exists():
-        from diana.deid import Key
-
-        Key.make().save(key)
-    command = [
-        sys.executable,
-        "-m",
-        "diana_cli",
-        "deid",
-        str(source),
-        str(work / "out"),
-        "--key",
-        str(key),
-        "--jobs",
-        str(jobs),
-    ]
-    subprocess.run(command, check=False, capture_output=True, cwd=root)
 
 
 def _memory(root: Path) -> list[Row]:

@@ -71,8 +71,12 @@ class ProxiedDicom(Endpoint):
         """Return the archive that an Orthanc knows as the modality ``domain``. Raises ConfigError for another proxy."""
         if not isinstance(proxy, Orthanc):
             raise ConfigError(f"{getattr(proxy, 'name', 'the source')}: only an Orthanc knows archives by a name")
-        names = {one.alias or one.name for one in fields(Orthanc) if one.init} - {"name"}
-        desc = {name: getattr(proxy, name) for name in names if hasattr(proxy, name)}
+        desc = {key: value for key, value in proxy.asdict().items() if key not in ("ctype", "name")}
+        known = constructor_arguments(Orthanc)
+        desc = {key: value for key, value in desc.items() if key in known}
+        for one in fields(Orthanc):
+            if one.metadata.get("secret") and getattr(proxy, one.name):
+                desc[one.alias or one.name] = getattr(proxy, one.name)
         return cls(desc, domain, name=f"{proxy.name}-{domain}", **more)
 
     def asdict(self) -> dict[str, Any]:

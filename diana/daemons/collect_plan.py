@@ -44,7 +44,7 @@ OF_STUDIES: Final = frozenset(
     )
 )
 
-READY = "ready"
+READY, DELIVERED = "ready", "verified"
 STATES: Final = (
     READY,
     "duplicate",
@@ -76,8 +76,8 @@ class Verdict:
     *ready*: its ``studies`` are collected. *duplicate*: row ``same_as`` asks for the same studies. *delivered*: done by
     an earlier run. *filtered*: the filter excludes what was found. *missing*: the source has no such study.
     *ambiguous*: studies of several patients fit. *conflict*: the study is there, but with another patient, date or
-    accession number than the row says. *wildcard*, *invalid*, *blank*: not looked for. *unreachable*: the source could
-    not be asked; plan again.
+    accession number than the row says, or the rows do not agree on its patient's pseudonym. *wildcard*, *invalid*,
+    *blank*: not looked for. *unreachable*: the source could not be asked; plan again.
     """
 
     row: int
@@ -162,24 +162,33 @@ class Plan:
             raise ConfigError("the file is no plan, or a damaged one") from None
 
 
+@frozen
+class Earlier:
+    """Say how a study ended in earlier runs of the project, and the pseudonym that was chosen for it."""
+
+    state: str
+    pseudonym: str = field(default="", repr=False)
+
+
 @define(eq=False)
 class Planner:
     """
     Settle rows against a source, with at most ``workers`` questions at once.
 
     ``match`` is a predicate on studies; ``several`` says whether all studies of one accession number are taken (of one
-    patient only), or the row is *ambiguous*. ``delivered`` holds the studies that earlier runs proved.
+    patient only), or the row is *ambiguous*. ``earlier`` says what earlier runs made of studies.
     """
 
     source: Endpoint
     match: Mapping[str, Any] = field(factory=dict, repr=False)
-    delivered: frozenset[str] = field(factory=frozenset, repr=False)
+    earlier: Mapping[str, Earlier] = field(factory=dict, repr=False)
     several: bool = True
     workers: int = WORKERS
     tries: int = TRIES
     backoff: Backoff = field(factory=lambda: Backoff(cap=10.0))
     _known: dict[str, PlannedStudy] = field(factory=dict, init=False, repr=False)
     _names: dict[str, str] = field(factory=dict, init=False, repr=False)
+    _torn: set[str] = field(factory=set, init=False, repr=False)
 
     def plan(self, rows: Iterable[Row]) -> tuple[list[Verdict], list[PlannedStudy]]:
         """Return a verdict for each row, in order, and the studies to collect."""
@@ -193,12 +202,22 @@ class Planner:
             row.number: answer
             for row, answer in zip(asked, bounded_map(self._settle, asked, workers=self.workers), strict=True)
         }
-        verdicts: list[Verdict] = []
+        self._choose((row, found[first[row.key]]) for row in listed if row.pseudonym and not row.problem)
         owner: dict[str, int] = {}
-        for row in listed:
-            verdict = self._verdict(row, first, found, owner)
-            verdicts.append(verdict)
+        verdicts = [self._verdict(row, first, found, owner) for row in listed]
         return verdicts, self._planned(verdicts)
+
+    def _choose(self, rows: Iterable[tuple[Row, Verdict]]) -> None:
+        """Take note of who shall have which pseudonym, and of the patients about whom the rows do not agree."""
+        owners: dict[str, str] = {}
+        for row, verdict in rows:
+            for uid in verdict.studies if verdict.state == READY else ():
+                whose = self._known[uid].patient or uid
+                if self._names.setdefault(whose, row.pseudonym) != row.pseudonym:
+                    self._torn.add(whose)
+                owner = owners.setdefault(row.pseudonym, whose) if self._known[uid].patient else whose
+                if owner != whose:
+                    self._torn |= {owner, whose}
 
     def _verdict(
         self,
@@ -212,17 +231,23 @@ class Planner:
         verdict = evolve(found[first[row.key]], row=row.number)
         if verdict.state != READY:
             return verdict
-        for uid in verdict.studies if row.pseudonym else ():
-            if self._names.setdefault(self._known[uid].patient or uid, row.pseudonym) != row.pseudonym:
-                return evolve(verdict, state="conflict", reason="another row gives the patient another pseudonym")
+        for uid in verdict.studies:
+            whose = self._known[uid].patient or uid
+            if whose in self._torn:
+                return evolve(verdict, state="conflict", reason="the rows do not agree on the patient's pseudonym")
+            chosen, before = self._names.get(whose, ""), self.earlier.get(uid)
+            if chosen and before is not None and before.pseudonym != chosen:
+                return evolve(verdict, state="conflict", reason="an earlier run has another pseudonym for the study")
         fresh = tuple(uid for uid in verdict.studies if uid not in owner)
         if not fresh:
             return evolve(verdict, state="duplicate", same_as=owner[verdict.studies[0]])
         for uid in fresh:
             owner[uid] = row.number
-        if all(uid in self.delivered for uid in fresh):
+        ended = {self.earlier[uid].state for uid in fresh if uid in self.earlier}
+        if ended == {DELIVERED} and all(uid in self.earlier for uid in fresh):
             return evolve(verdict, state="delivered", reason="an earlier run proved it")
-        return verdict
+        again = sorted(ended & {"failed", "incomplete", "unverifiable"})
+        return evolve(verdict, reason=f"an earlier run ended {' and '.join(again)}") if again else verdict
 
     def _planned(self, verdicts: Sequence[Verdict]) -> list[PlannedStudy]:
         by_study: dict[str, list[int]] = {}
@@ -232,7 +257,8 @@ class Planner:
                     by_study.setdefault(uid, []).append(one.row)
         planned = []
         for uid, numbers in by_study.items():
-            if uid not in self.delivered:
+            before = self.earlier.get(uid)
+            if before is None or before.state != DELIVERED:
                 known = self._known[uid]
                 pseudonym = self._names.get(known.patient or uid, "")
                 planned.append(evolve(known, rows=tuple(numbers), pseudonym=pseudonym))

@@ -8,9 +8,10 @@ from typing import Any, Final  # specs and payloads are JSON
 
 from attrs import define, evolve, field
 
+from diana.daemons.collect_deid import Choose, Noted, make_deid, options_of, pseudonym_given, registry_of
 from diana.daemons.collect_plan import ref_of
 from diana.daemons.manners import Budget, Hours
-from diana.daemons.steps import Filter, Step, make_step
+from diana.daemons.steps import Filter, Step, bound, make_step
 from diana.daemons.task import Beat, Later, Outcome
 from diana.daemons.transfer import transfer
 from diana.exceptions import ConfigError, DianaError
@@ -61,17 +62,21 @@ class CollectTask:
         with self.budget.slot(beat) as may_go:
             if not may_go:
                 return Later(spent=False)
-            receipt = self._move(claim, beat)
+            receipt, pseudonym = self._move(claim, beat)
+            if receipt.verified or beat():
+                # what is proved stays proved, whoever goes on
+                receipt = evolve(receipt, id=self.book.save(receipt))
             if not beat():
                 return Later(spent=False)
             self._note(receipt)
-        receipt = evolve(receipt, id=self.book.save(receipt))
         if receipt.temporary and claim.attempt < self.tries:
             return Later(self.backoff.delay(claim.attempt), receipt.reason)
-        return Outcome(receipt.state, self._data(claim, receipt))
+        return Outcome(receipt.state, self._data(claim, receipt, pseudonym))
 
-    def _move(self, claim: Claim, beat: Beat) -> Receipt:
+    def _move(self, claim: Claim, beat: Beat) -> tuple[Receipt, str]:
+        """Move what is missing of a study; return the receipt, and the pseudonym under which it went."""
         follows, known = self.book.previous(self.project, self.dest.name, claim.key)
+        noted = [Noted(step) for step in (*self._chosen(claim), *self.steps)]
 
         def go_on(_: Proof) -> None:
             if not beat():
@@ -81,21 +86,33 @@ class CollectTask:
             self.source,
             self.dest,
             ref_of(claim.key, claim.payload.get("patient")),
-            self.steps,
+            noted,
             route=self.project,
             known=known,
             workers=self.workers,
             look_first=claim.attempt > 1 or claim.kills > 0 or bool(follows),
             on_instance=go_on,
         )
-        return self._recounted(evolve(receipt, follows=follows), claim.payload.get("instances"), known)
+        receipt = evolve(receipt, study=claim.key, follows=follows)
+        dropped = sum(len(one.dropped) for one in noted)
+        return self._recounted(receipt, claim.payload.get("instances"), len(known) + dropped), pseudonym_given(noted)
 
-    def _recounted(self, receipt: Receipt, counted: Any, known: Mapping[str, str]) -> Receipt:
+    def _chosen(self, claim: Claim) -> list[Step]:
+        """Return the step that holds to the pseudonym that the worklist chose for a study."""
+        pseudonym = claim.payload.get("pseudonym")
+        if not pseudonym:
+            return []
+        registry = registry_of(self.steps)
+        if registry is None:
+            raise ConfigError("the worklist chose a pseudonym, but nothing de-identifies with a registry")
+        return [Choose(registry, str(pseudonym))]
+
+    def _recounted(self, receipt: Receipt, counted: Any, besides: int) -> Receipt:
         """Doubt a proof of fewer instances than the source counted when the plan was made."""
         if receipt.state != "verified" or not isinstance(counted, int) or receipt.expected is None:
             return receipt
-        seen = receipt.expected + len(known)
-        if seen < counted and not self.steps:
+        seen = receipt.expected + besides
+        if seen < counted:
             reason = f"the source counts {counted} instances and lists {seen}"
             return evolve(receipt, state="incomplete", reason=reason, blame="source", temporary=True)
         return receipt
@@ -106,7 +123,7 @@ class CollectTask:
         else:
             self.budget.succeeded()
 
-    def _data(self, claim: Claim, receipt: Receipt) -> dict[str, Any]:
+    def _data(self, claim: Claim, receipt: Receipt, pseudonym: str) -> dict[str, Any]:
         _, known = self.book.previous(self.project, self.dest.name, claim.key)
         data = receipt.asdict()
         return {
@@ -119,6 +136,7 @@ class CollectTask:
             "rejected": dict(list(data["rejected"].items())[:LISTED]),
             "started": data["started"],
             "ended": data["ended"],
+            **({"pseudonym": pseudonym} if pseudonym else {}),
         }
 
 
@@ -126,15 +144,16 @@ def make_task(spec: Mapping[str, Any], services: ServiceManager, store: Store) -
     """Return the task of a job of the kind *collect*; its receipts go to the job's ledger. Raises ConfigError."""
     try:
         source, dest = services.get(spec["source"]), services.get(spec["dest"])
-        steps = steps_of(spec.get("match"), spec.get("steps", ()))
     except (KeyError, TypeError):
         raise ConfigError("the job names no source or destination") from None
+    project = str(spec.get("project", ""))
+    steps = steps_of(spec.get("match"), spec.get("steps", ()), store, project)
     return CollectTask(
         source,
         dest,
         ReceiptBook(store),
-        project=str(spec.get("project", "")),
-        steps=steps,
+        project=project,
+        steps=[bound(step, source) for step in steps],
         hours=Hours.parse(str(spec.get("hours", ""))),
         budget=Budget(int(spec.get("budget", 2))),
         tries=int(spec.get("tries", DEFAULT_TRIES)),
@@ -142,11 +161,18 @@ def make_task(spec: Mapping[str, Any], services: ServiceManager, store: Store) -
     )
 
 
-def steps_of(match: Any, described: Sequence[Any]) -> list[Step]:
-    """Return the steps of a collection: a filter of instances first, if there is one. Raises ConfigError."""
+def steps_of(match: Any, described: Sequence[Any], store: Store, project: str) -> list[Step]:
+    """
+    Return the steps of a collection: a filter of instances first, if there is one. Raises ConfigError.
+
+    The step ``deid`` takes its pseudonyms from the ledger, unless its options name a registry.
+    """
     steps: list[Step] = []
     if match:
         query = Query(match)
         query.check_keywords()
         steps.append(Filter(query))
-    return [*steps, *(make_step(one) for one in described)]
+    for one in described:
+        is_deid, options = options_of(one)
+        steps.append(make_deid(options, store, project) if is_deid else make_step(one))
+    return steps

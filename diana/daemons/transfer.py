@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import define, evolve, field
@@ -132,7 +133,7 @@ class _Job:
             return self._failed(ref, error)
         self.study = ref.study
         if wanted is None or wanted:
-            self._move(ref, wanted, len(expected or ()))
+            self._move(ref, wanted, expected)
         return self._receipt(ref, wanted, reason)
 
     def _is_known(self, uid: str, at: Ref) -> bool:
@@ -173,9 +174,9 @@ class _Job:
             return ref, None, f"{self.source.name} does not tell SOP Instance UIDs"
         return ref, {one.instance: one for one in found_refs}, ""
 
-    def _move(self, ref: Ref, wanted: dict[str, Ref] | None, total: int) -> None:
+    def _move(self, ref: Ref, wanted: dict[str, Ref] | None, expected: dict[str, Ref] | None) -> None:
         try:
-            for proof in bounded_map(self._deliver, self._pull(ref, wanted, total), workers=self.workers):
+            for proof in bounded_map(self._deliver, self._pull(ref, wanted, expected), workers=self.workers):
                 if proof is not None:
                     self.proofs[proof.uid] = proof
                     if self.on_instance is not None:
@@ -190,15 +191,40 @@ class _Job:
             log.debug("%s failed (%s)", self.source.name, type(error).__name__)
             self._note(InvalidItem(f"{self.source.name}: {type(error).__name__} while reading"), "source")
 
-    def _pull(self, ref: Ref, wanted: dict[str, Ref] | None, total: int) -> Iterator[Dixel]:
-        """Yield what is to be sent: the item at once, or one by one when only a part of it is wanted."""
-        few = wanted is not None and (len(wanted) < total or self.look_first)
-        if few and wanted is not None and ref.level != DicomLevel.INSTANCES:
-            for one in wanted.values():
-                if not self._is_there(one):
-                    yield from self.source.pull(one)
-        else:
+    def _pull(self, ref: Ref, wanted: dict[str, Ref] | None, expected: dict[str, Ref] | None) -> Iterator[Dixel]:
+        """Yield what is to be sent: the item at once, or only what is missing of it, series by series."""
+        if wanted is None or expected is None or ref.level == DicomLevel.INSTANCES:
             yield from self.source.pull(ref)
+            return
+        if len(wanted) == len(expected) and not self.look_first:
+            yield from self._pull_part(ref, wanted.values())
+            return
+        sizes, of_series = Counter(at.series for at in expected.values()), defaultdict(list)
+        for at in wanted.values():
+            of_series[at.series].append(at)
+        for series, members in of_series.items():
+            absent = [at for at in members if not self._is_there(at)]
+            if series and ref.study and 1 < len(absent) == sizes[series]:
+                part = Ref(DicomLevel.SERIES, study=ref.study, series=series, patient=ref.patient)
+                yield from self._pull_part(part, absent)
+                continue
+            for at in absent:
+                yield from self._pull_part(at, ())
+
+    def _pull_part(self, part: Ref, members: Iterable[Ref]) -> Iterator[Dixel]:
+        """Yield a part; when not all of it can be had, note that, and go on with those of ``members`` that had come."""
+        came: set[str] = set()
+        received: set[str] = set()
+        try:
+            for one in self.source.pull(part):
+                came.add(str(one.tags.get("SOPInstanceUID") or ""))
+                yield one
+        except (IncompleteTransfer, *ITEM_IS_BAD) as error:
+            self._note(error, "source")
+            received.update(getattr(error, "received", ()))
+        for at in members:
+            if at.instance in received - came:
+                yield from self._pull_part(at, ())
 
     def _is_there(self, one: Ref) -> bool:
         """Prove an instance without moving it: unchanged by steps, and both ends tell the same MD5."""
@@ -279,7 +305,7 @@ class _Job:
             return False
 
     def _note(self, error: DianaError, blame: str) -> None:
-        if self.trouble is None:
+        if self.trouble is None or (error.temporary and not self.trouble.temporary):
             self.trouble, self.blame = error, blame
 
     def _failed(self, ref: Ref, error: DianaError) -> Receipt:

@@ -179,6 +179,8 @@ def _from_csv(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
                 raise ConfigError("the worklist has several columns and no known heading; name them with columns")
         if places:
             yield _row(start, {role: cells[at] for role, at in places.items() if at < len(cells)})
+        elif sum(bool(_cleaned(cell)) for cell in cells) > 1:
+            yield Row(start, problem="invalid", reason="the row has several columns, the list has one")
         elif not (cells and cells[0].lstrip().startswith("#")):
             value = cells[0] if cells else ""
             yield _row(start, {_role_of(value): value})
@@ -247,6 +249,8 @@ def _row(number: int, values: Mapping[str, str]) -> Row:
     for role, value in clean.items():
         if _CONTROL.search(value) or len(value) > MAX_VALUE:
             return evolve(row, problem="invalid", reason=f"the {role} holds control characters or is too long")
+    if "\\" in row.pseudonym:
+        return evolve(row, problem="invalid", reason="the pseudonym holds a backslash")
     if row.study and not is_uid(row.study):
         return evolve(row, problem="invalid", reason="the study UID is no UID")
     if _EXCEL_FLOAT.fullmatch(row.accession) or _EXCEL_FLOAT.fullmatch(row.patient):

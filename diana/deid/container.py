@@ -42,14 +42,14 @@ def write(
     meta: bytes, pieces: list[Bytes], reader: Reader, *, deflated: bool, folder: Path | None = None
 ) -> tuple[Blob, str]:
     """
-    Return a blob of meta and pieces, and its SHA-256; small ones are in memory, large ones in a file that it owns.
+    Return a blob of meta and pieces: a small one in memory, a large one in a file that it owns, with its SHA-256.
 
     Raises OSError when the file cannot be written.
     """
     size = len(meta) + sum(piece.length if isinstance(piece, Span) else len(piece) for piece in pieces)
     if size <= IN_MEMORY:
-        data = b"".join((meta, *(_deflated(_flat(pieces, reader)) if deflated else _flat(pieces, reader))))
-        return Blob(data), hashlib.sha256(data).hexdigest()
+        content = _flat(pieces, reader)
+        return Blob(b"".join((meta, *(_deflated(content) if deflated else content)))), ""
     handle, name = tempfile.mkstemp(prefix="diana-", suffix=".part", dir=folder)
     try:
         with os.fdopen(handle, "wb") as out:

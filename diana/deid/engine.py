@@ -89,9 +89,11 @@ class Deidentifier:
             known = facts.read(opened)
             facts.check(opened, known)
             subject = self._minted(known.issuer, known.patient_id)
-            walk = Walk(self._plan(opened, known), self.key, subject, self._minted, Cleaner(blob, self.recipe).clean)
+            walk = Walk(
+                self._plan(opened, known), self.key, subject, self._minted, Cleaner(opened.nodes, self.recipe).clean
+            )
             walk.steps = []
-            walk.top(opened.nodes, known.charset)
+            walk.top(opened.nodes, known.charset, known.stated_issuer)
             yield from facts.container_steps(opened)
             yield from walk.steps
             yield from markers.steps()
@@ -172,8 +174,10 @@ class Deidentifier:
 
     def _written(self, opened: Opened, known: facts.Facts, blob: Blob, pixels: str) -> Result:
         subject = self._subject(known.issuer, known.patient_id)
-        walk = Walk(self._plan(opened, known), self.key, subject, self._subject, Cleaner(blob, self.recipe).clean)
-        pieces = walk.top(opened.nodes, known.charset)
+        walk = Walk(
+            self._plan(opened, known), self.key, subject, self._subject, Cleaner(opened.nodes, self.recipe).clean
+        )
+        pieces = walk.top(opened.nodes, known.charset, known.stated_issuer)
         claim = not walk.loosened
         codes = markers.codes(self.recipe, claim=claim, masked=pixels == "mask")
         marked = markers.add(pieces, self.recipe, walk, opened.coding, codes, masked=pixels == "mask")

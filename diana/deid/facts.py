@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from attrs import field, frozen
@@ -55,6 +56,7 @@ class Facts:
     series_uid: bytes = field(repr=False)
     charset: str = ""
     issuer: str = field(default="", repr=False)
+    stated_issuer: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
 
 
@@ -69,10 +71,11 @@ def read(opened: Opened) -> Facts:
     study = opened.value(STUDY)
     patient_id = _text.decode(opened.value(PATIENT_ID), codecs).strip(" \0")
     issuer = _text.decode(opened.value(ISSUER), codecs).strip(" \0")
+    stated = issuer
     if not patient_id:
         patient_id, issuer = (study or sop_uid).decode("latin-1"), "^study"
     name = sop_class.decode("latin-1")
-    return Facts(name, sop_class, sop_uid, study, opened.value(SERIES), charset, issuer, patient_id)
+    return Facts(name, sop_class, sop_uid, study, opened.value(SERIES), charset, issuer, stated, patient_id)
 
 
 def check(opened: Opened, known: Facts) -> None:
@@ -99,19 +102,24 @@ def check(opened: Opened, known: Facts) -> None:
 def header(opened: Opened, known: Facts, keywords: Iterable[str]) -> dict[str, str]:
     """Return values of the top level as text, by keyword or eight digits; what is absent is left out."""
     parent_first("pydicom")
-    from pydicom.datadict import tag_for_keyword
-
     codecs = _text.codecs_of(known.charset)
     nodes = {node.tag: node for node in opened.nodes}
     found = {}
     for keyword in keywords:
-        tag = tag_for_keyword(keyword)
-        node = nodes.get(int(keyword, 16) if tag is None else tag)
+        node = nodes.get(_tag_of(keyword))
         if node is not None and node.data is not None and node.items is None:
             text = _text.value(node.vr, node.content(), codecs, big=node.coding.big)
             if text is not None:
                 found[keyword] = text
     return found
+
+
+@lru_cache(maxsize=1024)
+def _tag_of(keyword: str) -> int:
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    return int(keyword, 16) if tag is None else tag
 
 
 def has_regions(opened: Opened) -> bool:

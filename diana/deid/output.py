@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from diana.deid.allowed import allowed_tags
+from diana.deid.descriptors import vocabulary
 from diana.deid.frames import clean_fragments
 from diana.deid.markers import DATES_MODIFIED, IDENTITY_REMOVED
 from diana.deid.plan import KINDS
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_EXCESS: Final = 1 << 20
 SHORTEST: Final = 4
+_BODY_PART: Final = 0x00180015
 _KINDS: Final = frozenset(f"{tag:08X}" for tag in KINDS)
 _ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES = 0x00280010, 0x00280011, 0x00280100, 0x00280002, 0x00280008
 
@@ -112,7 +115,8 @@ def check(made: Blob, opened: Opened, walk: Walk, known: Facts, pieces: list[Pie
         # what is shorter cannot be told from anything else; under its own tag it was replaced
         telling = (one for one in walk.gone if len(one.value) >= SHORTEST or one.vr == "PN")
         found = Identifiers.of(telling, known.charset)
-        hits = [hit for hit in found.hits(made, allowed=walk.kept, pixel_offset=offset) if not _is_meant(hit, walk)]
+        held = found.hits(made, allowed=walk.kept | allowed_tags(), pixel_offset=offset)
+        hits = [hit for hit in held if not _is_meant(hit, walk, again)]
     finally:
         again.reader.close()
     if hits:
@@ -120,13 +124,15 @@ def check(made: Blob, opened: Opened, walk: Walk, known: Facts, pieces: list[Pie
         raise Quarantined(Reason.LEAK, f"something of the input is left: {places}")
 
 
-def _is_meant(hit: Hit, walk: Walk) -> bool:
+def _is_meant(hit: Hit, walk: Walk, again: Opened) -> bool:
     """
     Tell whether a value is there on purpose.
 
-    A date that was put or left there may equal another of the input by chance, and the UID of a kind of things may be
-    that of a thing elsewhere.
+    A date that was put or left there may equal another of the input by chance, the UID of a kind of things may be
+    that of a thing elsewhere, and a name may be a part of the body.
     """
+    if hit.where == "(0018,0015)":
+        return all(word.lower() in vocabulary() for word in again.value(_BODY_PART).decode("latin-1").split())
     if hit.kind not in ("birth", "date", "uid"):
         return False
     last = hit.where.rpartition(".")[2][1:10].replace(",", "")

@@ -89,8 +89,13 @@ class Result:
     actions: Mapping[str, Counter[str]] = field(factory=dict, repr=False)
     codes: tuple[str, ...] = ()
     pixels: str = ""
-    digest_out: str = ""
+    _digest: str = field(default="", alias="digest_out", repr=False)
     claim: bool = False
+
+    @property
+    def digest_out(self) -> str:
+        """Return the SHA-256 of the output, told when it is asked for where the output is in memory."""
+        return self._digest or ("" if self.blob is None else self.blob.digest("sha256"))
 
     @property
     def done(self) -> bool:

@@ -17,6 +17,7 @@ from diana.utils.dicom import read_header
 from diana.utils.dicom._scan import DEFLATED, Opened, open_dataset
 from diana.utils.dicom._source import Window, open_source
 
+PIXEL_PIECE: Final = 1 << 16  # small enough for the processor's cache
 MAX_HEAD: Final = 128 << 20
 MAX_INFLATED: Final = 256 << 20
 MAX_FRAGMENTS: Final = 2_000_000
@@ -127,7 +128,7 @@ def _begin_of_deflated(head: bytes) -> int:
 
 
 def _pieces(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    while size > 0 and (piece := stream.read(min(PIECE, size))):
+    while size > 0 and (piece := stream.read(min(PIXEL_PIECE, size))):
         size -= len(piece)
         yield piece
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from attrs import define, field
@@ -213,6 +214,8 @@ class _Top:
 
     def run(self) -> None:
         """Read to the end of the data set."""
+        if self.reader.in_memory:
+            self._quickly()
         while self.reader.size - self.pos >= 8:
             try:
                 node = self._next()
@@ -224,6 +227,19 @@ class _Top:
                 break
             self.opened.nodes.append(node)
         self.opened.tail = self.reader.size - self.pos
+
+    def _quickly(self) -> None:
+        """Read the elements before the pixels from memory, up to the first that needs care."""
+        data, pos, size, coding = self.data, self.pos, self.reader.size - 8, self.opened.coding
+        element, nodes = self.parser.element, self.opened.nodes
+        with suppress(Cut, Broken):
+            while pos <= size:
+                node = element(data, pos, FAR, coding, 0)
+                if node.end > len(data) or not node.tag or node.tag in PIXELS:
+                    break
+                nodes.append(node)
+                pos = node.end
+        self.pos = pos
 
     def _next(self) -> Node | None:
         """Return the element at the position, None where the data set has ended."""

@@ -14,6 +14,7 @@ from diana.deid.result import Step
 from diana.deid.structured import outline
 from diana.deid.tables import name_of
 from diana.deid.values import Uids, dummy, literal, token
+from diana.utils.dicom import _text
 
 if TYPE_CHECKING:
     from diana.deid.key import Key
@@ -90,12 +91,14 @@ class Walk:
         self._other_subject = other_subject
         self._clean = clean
         self._charset = ""
+        self._issuer = ""
         self._schemes = public_schemes()
         self._local_code = False
 
-    def top(self, nodes: Nodes, charset: str) -> list[Piece]:
-        """Return the elements of the top level as they go into the output."""
+    def top(self, nodes: Nodes, charset: str, issuer: str = "") -> list[Piece]:
+        """Return the elements of the top level as they go into the output; ``issuer`` is that of the patient's id."""
         self._charset = charset
+        self._issuer = issuer
         self.patient_id = next((node.content() for node in nodes if node.tag == PATIENT_ID), b"").strip(b" \0")
         return self._nodes(nodes, "", "", "")
 
@@ -239,7 +242,8 @@ class Walk:
         elif node.tag != PATIENT_ID or value.strip(b" \0") == self.patient_id:
             chosen = self.subject
         else:
-            chosen = self._other_subject(value.decode("latin-1"), self._charset)
+            name = _text.decode(value, _text.codecs_of(self._charset)).strip(" \0")
+            chosen = self._other_subject(self._issuer, name)
         if chosen is None:
             return b""
         text = chosen.name if node.vr == "PN" else chosen.pseudonym

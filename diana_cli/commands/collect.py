@@ -28,6 +28,27 @@ PLAN_COLUMNS = ("row", "state", "studies", "reason", "same_as")
 REPORT_COLUMNS = ("row", "state", "planned", "reason", "expected", "verified", "missing")
 
 
+def _ledger_option(function: Any) -> Any:
+    return click.option(
+        "--ledger", metavar="URL", envvar="DIANA_WORKER_LEDGER", help="A ledger that workers share. [that of --state]"
+    )(function)
+
+
+def _run_options(function: Any) -> Any:
+    for option in (
+        click.option(
+            "--broker",
+            metavar="URL",
+            envvar="DIANA_WORKER_BROKER",
+            help="Let workers on any machine work: their Redis. Needs --ledger.",
+        ),
+        click.option("--pool", type=click.IntRange(0, 64), help="Studies at once. [the plan's budget]"),
+        click.argument("plan", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
+    ):
+        function = option(function)
+    return _ledger_option(function)
+
+
 @click.group("collect", short_help="Collect the studies of a worklist.")
 def command() -> None:
     """
@@ -56,6 +77,7 @@ def command() -> None:
     "--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Instances at once per study."
 )
 @click.option("--tries", type=click.IntRange(1, 100), default=5, show_default=True, help="Starts, for what may heal.")
+@_ledger_option
 @click.pass_obj
 def plan_command(
     app: App,
@@ -69,6 +91,7 @@ def plan_command(
     kind: str | None,
     columns: Sequence[str],
     one_study: bool,
+    ledger: str | None,
     **options: Any,
 ) -> int:
     """
@@ -76,7 +99,7 @@ def plan_command(
 
     Exit 3 when a row could not be asked about.
     """
-    with _collector(app) as collector:
+    with _collector(app, ledger) as collector:
         end = app.endpoint(source)
         rows = _rows(app, source, worklist, query, kind or "", columns)
         options["steps"] = list(options["steps"])
@@ -97,25 +120,30 @@ def plan_command(
         )
         app.out.rows(shown, PLAN_COLUMNS, title=f"Plan of {project}")
         _say_plan(plan, path)
+        if any(row.pseudonym for row in rows) and not any(one.pseudonym for one in plan.studies):
+            say("the pseudonyms of the list are not used")
         return WITH_FAILURES if plan.counts().get("unreachable") else 0
 
 
 @command.command("run")
-@click.argument("plan", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--pool", type=click.IntRange(0, 64), help="Studies at once. [the plan's budget]")
+@_run_options
 @click.pass_obj
-def run_command(app: App, plan: Path, pool: int | None) -> int:
-    """Carry out a plan, or the rest of it. Exit 3 when a study is not verified."""
-    return _run(app, plan, pool, again=False)
+def run_command(app: App, /, plan: Path, **options: Any) -> int:
+    """
+    Carry out a plan, or the rest of it. Exit 3 when a study is not verified.
+
+    With --broker the studies are worked by `diana-cli worker` on any machine, which needs the same services, and the
+    same key where the plan de-identifies; give URLs with passwords as DIANA_WORKER_BROKER and DIANA_WORKER_LEDGER.
+    """
+    return _run(app, plan, again=False, **options)
 
 
 @command.command("resume")
-@click.argument("plan", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--pool", type=click.IntRange(0, 64), help="Studies at once. [the plan's budget]")
+@_run_options
 @click.pass_obj
-def resume_command(app: App, plan: Path, pool: int | None) -> int:
+def resume_command(app: App, /, plan: Path, **options: Any) -> int:
     """Carry out the rest of a plan, and try again what failed or is incomplete."""
-    return _run(app, plan, pool, again=True)
+    return _run(app, plan, again=True, **options)
 
 
 @command.command("report")
@@ -123,13 +151,16 @@ def resume_command(app: App, plan: Path, pool: int | None) -> int:
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write one page with a picture of the run.")
 @click.option("--csv", "sheet", type=click.Path(path_type=Path), help="Write the rows as CSV.")
 @click.option("--summary", is_flag=True, help="Print the numbers of the whole instead of the rows.")
+@_ledger_option
 @click.pass_obj
-def report_command(app: App, plan: Path, page: Path | None, sheet: Path | None, summary: bool) -> int:
+def report_command(
+    app: App, plan: Path, page: Path | None, sheet: Path | None, summary: bool, ledger: str | None
+) -> int:
     """Say what became of each row of a plan's worklist. Exit 3 when a study is not verified."""
     from diana.daemons.collect_report import CollectReport
     from diana.daemons.collector import Plan
 
-    with _collector(app) as collector:
+    with _collector(app, ledger) as collector:
         found = Plan.load(plan)
         try:
             items = collector.outcomes(found.project)
@@ -142,7 +173,8 @@ def report_command(app: App, plan: Path, page: Path | None, sheet: Path | None, 
             _write(sheet, report.csv())
         rows = [report.summary()] if summary else [one.asdict() for one in report.rows()]
         app.out.rows(rows, () if summary else REPORT_COLUMNS)
-        return 0 if all(one.state == "verified" for one in items.values()) else WITH_FAILURES
+        all_there = all(one.study in items for one in found.studies)
+        return 0 if all_there and all(one.state == "verified" for one in items.values()) else WITH_FAILURES
 
 
 def _write(path: Path, text: str) -> None:
@@ -176,14 +208,18 @@ def _rows(
     return lists.read_worklist(worklist or "", kind, named)
 
 
-def _run(app: App, path: Path, pool: int | None, *, again: bool) -> int:
+def _run(app: App, path: Path, *, again: bool, pool: int | None, broker: str | None, ledger: str | None) -> int:
     from diana.daemons.collector import Plan
 
+    if broker and not ledger:
+        raise click.UsageError("--broker needs --ledger: a database that all workers reach")
     plan = Plan.load(path)
-    with _collector(app, plan.options.get("budget", 2) if pool is None else pool) as collector, _stop() as stop:
+    threads = plan.options.get("budget", 2) if pool is None else pool
+    with _collector(app, ledger, threads) as collector, _stop() as stop:
         before = _known(collector, plan)
+        runner = None if broker is None else collector.elsewhere(broker)
         with _display(plan, before) as display:
-            counts = collector.execute(plan, app.services, on_item=display.tell, stop=stop, again=again)
+            counts = collector.execute(plan, app.services, runner=runner, on_item=display.tell, stop=stop, again=again)
         app.out.rows([{"project": plan.project, **counts}])
         if stop.is_set():
             say("stopped; run it again for the rest")
@@ -198,10 +234,11 @@ def _known(collector: Collector, plan: Plan) -> int:
 
 
 @contextmanager
-def _collector(app: App, pool: int = 0) -> Iterator[Collector]:
+def _collector(app: App, ledger: str | None, pool: int = 0) -> Iterator[Collector]:
     from diana.daemons.collector import Collector
+    from diana.ledger import Store
 
-    collector = Collector(pool, store=app.store())
+    collector = Collector(pool, store=Store(ledger) if ledger else app.store())
     try:
         yield collector
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -45,13 +47,27 @@ def report(item: Dixel, text: str = "FINDINGS: none.") -> dict[str, Any]:
 
 
 class MontageServer(ArchiveServer):
-    """Hold reports; ``lie`` announces that many more results than there are, ``junk`` adds results that are none."""
+    """
+    Hold reports.
+
+    ``lie`` announces that many more results than there are, ``junk`` adds results that are none, ``largest`` is the
+    longest page. ``change`` gets each decoded answer with the words of the request and returns what is sent instead.
+    ``wait`` holds every answer back until it is set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[str, dict[str, Any]] = {}
         self.lie = 0
         self.junk = 0
+        self.largest = 200
+        self.change: Callable[[Any, Mapping[str, str]], Any] | None = None
+        self.wait: threading.Event | None = None
+
+    @property
+    def searches(self) -> list[dict[str, str]]:
+        """Return the words of every search that came."""
+        return [_words(path) for path in self.paths if "/search/" in path]
 
     def add(self, item: Dixel, text: str = "FINDINGS: none.") -> None:
         """Store a report."""
@@ -63,10 +79,18 @@ class MontageServer(ArchiveServer):
         return int(self.base.rpartition(":")[2])
 
     def respond(self, method: str, target: str, kind: str, body: bytes) -> Page:
-        """Answer a request."""
+        """Answer a request, when it is time and as ``change`` wants it."""
+        if self.wait is not None:
+            self.wait.wait(30)
+        status, media, content = self._answer(method, target)
+        if self.change is not None and status == 200:
+            return _json(self.change(json.loads(content), _words(target)))
+        return status, media, content
+
+    def _answer(self, method: str, target: str) -> Page:
         parts = urlsplit(target)
         words = parts.path.strip("/").split("/")
-        asked = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        asked = _words(target)
         if words[:2] != ["api", "v1"] or method != "GET":
             return 404, "text/html", b"no"
         if words[2:] == ["index"]:
@@ -81,9 +105,13 @@ class MontageServer(ArchiveServer):
     def _search(self, asked: dict[str, str]) -> Page:
         rows = [row for row in self.rows.values() if _fits(row, asked)]
         rows += [{"accession_number": "X"}] * self.junk
-        first, count = int(asked.get("offset", "0")), int(asked.get("limit", "20"))
+        first, count = int(asked.get("offset", "0")), min(int(asked.get("limit", "20")), self.largest)
         meta = {"total_count": len(rows) + self.lie, "offset": first, "limit": count}
         return _json({"meta": meta, "objects": rows[first : first + count]})
+
+
+def _words(target: str) -> dict[str, str]:
+    return {key: values[-1] for key, values in parse_qs(urlsplit(target).query).items()}
 
 
 def _fits(row: dict[str, Any], asked: dict[str, str]) -> bool:

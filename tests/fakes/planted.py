@@ -30,12 +30,12 @@ CLASSES = {
     "PR": "1.2.840.10008.5.1.4.1.1.11.1",
 }
 NAMES = {
-    "ISO_IR 100": "Übelgrün{n}^Plänted",
-    "ISO_IR 144": "Иванов{n}^Пётр",
-    "ISO_IR 192": "Ünïcøde{n}^Łukasz",
-    "GB18030": "王小东{n}^明",
-    "ISO 2022 IR 6\\ISO 2022 IR 87": "Yamada{n}^Tarou=山田{n}^太郎=やまだ{n}^たろう",
-    "ISO 2022 IR 6\\ISO 2022 IR 149": "Hong{n}^Gildong=洪{n}^吉洞=홍{n}^길동",
+    "ISO_IR 100": "Übelgrün{n}^Plänted{n}",
+    "ISO_IR 144": "Иванов{n}^Пётр{n}",
+    "ISO_IR 192": "Ünïcøde{n}^Łukasz{n}",
+    "GB18030": "王小东{n}^明亮{n}",
+    "ISO 2022 IR 6\\ISO 2022 IR 87": "Yamada{n}^Tarou{n}=山田{n}^太郎{n}=やまだ{n}^たろう{n}",
+    "ISO 2022 IR 6\\ISO 2022 IR 149": "Hong{n}^Gildong{n}=洪{n}^吉洞{n}=홍{n}^길동{n}",
 }
 CODECS = (
     "utf-8",
@@ -49,7 +49,7 @@ CODECS = (
     "utf-16-le",
     "utf-16-be",
 )
-MARK = re.compile(rb"PLANT[0-9]{5}|plant[0-9]{5}|7[0-9]{3}0PLN[0-9]{5}|1\.2\.826\.0\.1\.3680043\.9\.99[0-9]{5}")
+MARK = re.compile(rb"(?i)PLANT[0-9]{5}|1\.2\.826\.0\.1\.3680043\.9\.99[0-9]{5}")
 DATE_OPTIONS = frozenset(("retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"))
 FIRST_DATE = dt.date(1903, 5, 7)
 EARLIER = dt.date(1750, 5, 7)  # of days that no date is moved to
@@ -65,6 +65,7 @@ class Planted:
     """
 
     label: str
+    charset: str
     data: bytes = field(repr=False)
     texts: dict[str, str] = field(factory=dict, repr=False)
     dates: dict[str, str] = field(factory=dict, repr=False)
@@ -105,7 +106,7 @@ class Planter:
 
     def make(self, kind: str, depth: int, syntax: str, charset: str) -> Planted:
         """Return an object of a kind with every row planted at a depth: 0 the top level."""
-        made = Planted(f"{kind} depth {depth} {syntax} {charset}", b"")
+        made = Planted(f"{kind} depth {depth} {syntax} {charset}", charset, b"")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ds = self._base(kind, charset, made)
@@ -137,10 +138,7 @@ class Planter:
         ds.SliceThickness = "1.5"
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = self.uid(made), self.uid(made), self.uid(made)
         ds.FrameOfReferenceUID = self.uid(made)
-        name = NAMES[charset].format(n=self._next())
-        ds.PatientName = name
-        for part in re.split(r"[\^=]", name):
-            made.names[part] = "(0010,0010)"
+        ds.PatientName = self.name(made, "(0010,0010)")
         ds.PatientID = self.text(made, "(0010,0020)")
         self._refer(ds, made)
         if kind not in ("SR", "RTPLAN", "PR"):
@@ -232,7 +230,7 @@ class Planter:
         if vr in ("OB", "UN", "OW"):
             return self.text(made, where, options).encode() + b"\0" * (0 if not 10 % 2 else 1)
         if vr == "PN":
-            return self.text(made, where, options) + "^Given"
+            return self.name(made, where)
         return self.text(made, where, options)
 
     def _private(self, target: Any, made: Planted) -> None:
@@ -338,6 +336,12 @@ class Planter:
         made.options[text] = options
         return text
 
+    def name(self, made: Planted, where: str) -> str:
+        """Return a new name in the scripts of the object's character set."""
+        name = NAMES[made.charset].format(n=self._next())
+        made.names.update(dict.fromkeys(re.split(r"[\^=]", name), where))
+        return name
+
     def uid(self, made: Planted) -> str:
         """Return a new planted UID."""
         uid = f"1.2.826.0.1.3680043.9.99{self._next():05}"
@@ -352,8 +356,7 @@ class Planter:
 def left(data: bytes, planted: Planted, kept: frozenset[str]) -> list[str]:
     """Return where planted values are left in an output; ``kept`` are columns of the options that keep some."""
     data = inflated(data)
-    found = set(MARK.findall(data)) | {one.lower() for one in ()}
-    texts = {one.decode().upper() for one in found}
+    texts = {one.decode().upper() for one in MARK.findall(data)}
     wide = {one.decode().upper() for half in (data[0::2], data[1::2]) for one in MARK.findall(half)}
     places = [
         f"{where} {text}"

@@ -21,10 +21,13 @@ from diana.daemons.collect_report import CollectReport
 from diana.daemons.collector import Collector, Plan
 from diana.daemons.manners import Budget, Hours
 from diana.daemons.worklist import read_text, rows_of
+from diana.deid.key import Key
 from diana.dixel import Dixel
 from diana.exceptions import ConfigError, GatewayConnectionError, Unsupported
+from diana.ledger import Store
 from diana.utils.dicom import DicomLevel, Query
 from diana.utils.endpoint import ServiceManager
+from tests.contract import samples
 from tests.fakes.make import instance
 from tests.helpers import REPO
 
@@ -280,6 +283,165 @@ def test_the_verbs_of_the_public_api_collect_into_a_folder(tmp_path: Path) -> No
     assert Collector().handle_worklist(found, source, "", Memory(name="dest"), anonymize=False) == {"verified": 2}
 
 
+def patients(dest: Memory | DcmDir) -> dict[str, set[str]]:
+    """Return patient id to birth dates of what is stored, as a sign of what was done to it."""
+    found: dict[str, set[str]] = {}
+    for one in dest.find({}, "instances"):
+        tags = dest.get(one, view="tags").tags
+        found.setdefault(str(tags["PatientID"]), set()).add(str(tags.get("AccessionNumber") or ""))
+    return found
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    Key.make().save(tmp_path / "k")
+    monkeypatch.setenv("DIANA_DEID_KEY", str(tmp_path / "k"))
+    return str(tmp_path / "k")
+
+
+def clinic(rows: dict[str, str], **options: Any) -> Pacs:
+    """Return an archive of CT studies: accession number to patient."""
+    pacs = Pacs(**options)
+    for number, (accession, patient) in enumerate(rows.items(), 1):
+        for at in (0, 1):
+            tags: dict[str, Any] = {**CT, "AccessionNumber": accession, "PatientID": patient}
+            pacs.put(samples.instance(number, 0, at, **tags))
+    return pacs
+
+
+CT: dict[str, Any] = {
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+    "ConversionType": None,
+    "PatientName": "Planted^Name",
+    "Modality": "CT",
+}
+
+
+@pytest.mark.usefixtures("key")
+def test_anonymize_means_it_and_the_key_holds_the_pseudonyms(tmp_path: Path) -> None:
+    source, dest = clinic({"A1": "P1", "A2": "P1", "A3": "P2"}), Memory(name="dest")
+    (tmp_path / "trial.studies.txt").write_text("A1\nA2\nA3\n")
+    assert Collector(2).run("trial", tmp_path, source, "", dest, anonymize=True) == {"verified": 3}
+    given = patients(dest)
+    assert len(given) == 2
+    assert not {"P1", "P2", ""} & set(given)
+    assert set.union(*given.values()) == {""}
+    path = tmp_path / "trial.key.csv"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    head, *lines = path.read_text().splitlines()
+    assert head == "AccessionNumber,StudyInstanceUID,Pseudonym"
+    names = [line.split(",")[2] for line in lines]
+    assert names[0] == names[1] != names[2]
+    assert set(names) == set(given)
+    before = len(source.pulled)
+    assert Collector(2).run("trial", tmp_path, source, "", dest, anonymize=True) == {"verified": 3}
+    assert (len(source.pulled), path.read_text().splitlines()) == (before, [head, *lines])
+    with pytest.raises(ConfigError, match="other steps"):
+        Collector().run("trial", tmp_path, source, "", dest, anonymize=False)
+
+
+def test_without_anonymize_nothing_is_changed(tmp_path: Path) -> None:
+    source, dest = clinic({"A1": "P1"}), Memory(name="dest")
+    plan_text = "accession,pseudonym\nA1,S1\n"
+    _, plan, counts = collect(source, dest, plan_text)
+    assert (counts, plan.studies[0].pseudonym) == ({"verified": 1}, "")
+    assert patients(dest) == {"P1": {"A1"}}
+
+
+@pytest.mark.usefixtures("key")
+def test_pseudonyms_of_the_list_are_given_to_all_studies_of_the_patient() -> None:
+    source, dest = clinic({"A1": "P1", "A2": "P1", "A3": "P2"}), Memory(name="dest")
+    _, _, counts = collect(source, dest, "accession,subject\nA1,\nA2,S-01\nA3,S-02\n", steps=["deid"])
+    assert counts == {"verified": 3}
+    assert set(patients(dest)) == {"S-01", "S-02"}
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(
+    "rows", ["A1,S1\nA2,S2\nA3,S3\n", "A1,S1\nA2,S1\nA3,S1\n"], ids=["two names of one patient", "one name of two"]
+)
+def test_rows_that_do_not_agree_on_pseudonyms_are_conflicts(rows: str) -> None:
+    source = clinic({"A1": "P1", "A2": "P1", "A3": "P2"})
+    plan = Collector().plan("p", source, Memory(), read_text(f"accession,subject\n{rows}"), steps=["deid"])
+    states = [one.state for one in plan.rows]
+    assert states == (["conflict", "conflict", "ready"] if "S3" in rows else ["conflict"] * 3)
+
+
+@pytest.mark.usefixtures("key")
+def test_a_pseudonym_against_the_registry_fails_the_study_with_the_reason() -> None:
+    source, dest, collector = clinic({"A1": "P1", "A2": "P1", "A3": "P2"}), Memory(name="dest"), Collector()
+    ends = services(source, dest)
+    first = collector.plan("p", source, dest, read_text("accession,subject\nA1,S1\n"), steps=["deid"])
+    assert collector.execute(first, ends) == {"verified": 1}
+    other = collector.plan("p", source, dest, read_text("accession,subject\nA2,S2\nA3,S1\n"), steps=["deid"])
+    assert collector.execute(other, ends) == {"failed": 2, "verified": 1}
+    items = collector.outcomes("p")
+    assert {item.state: item.reason.count("conflict") > 0 for item in items.values()} == {
+        "verified": False,
+        "failed": True,
+    }
+    assert set(patients(dest)) == {"S1"}
+    again = collector.plan("p", source, dest, read_text("accession,subject\nA1,S9\n"), steps=["deid"])
+    assert again.rows[0].state == "conflict"
+
+
+@pytest.mark.usefixtures("key")
+def test_deid_doubts_a_short_list_too() -> None:
+    source, dest, collector = clinic({"A1": "P1"}), Memory(name="dest"), Collector()
+    plan = collector.plan("p", source, dest, rows_of(["A1"]), tries=1, steps=["deid"])
+    plan.studies = [type(plan.studies[0])(plan.studies[0].study, (1,), 5)]
+    assert collector.execute(plan, services(source, dest)) == {"incomplete": 1}
+
+
+def test_deid_without_a_key_is_refused_before_anything_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIANA_DEID_KEY", raising=False)
+    source = clinic({"A1": "P1"})
+    with pytest.raises(ConfigError, match="needs a key"):
+        Collector().handle_worklist(["A1"], source, "", Memory(name="dest"), anonymize=True)
+    assert source.pulled == []
+
+
+def test_what_is_new_in_the_list_is_collected_besides_the_key(tmp_path: Path) -> None:
+    source, dest = filled(3), Memory(name="dest")
+    listed = tmp_path / "trial.studies.txt"
+    listed.write_text("A1\n")
+    assert Collector().run("trial", tmp_path, source, "", dest) == {"verified": 1}
+    listed.write_text("A1\nA3\n")
+    assert Collector().run("trial", tmp_path, source, "", dest) == {"verified": 2}
+    listed.unlink()
+    assert Collector().run("trial", tmp_path, source, "", dest) == {"verified": 2}
+
+
+def test_two_destinations_of_one_list_both_get_it() -> None:
+    source, collector = filled(2), Collector(store=Store())
+    for dest in (Memory(name="dest"), Memory(name="dest")):
+        assert collector.handle_worklist(["A1", "A2"], source, "", dest, anonymize=False) == {"verified": 2}
+        assert len(dest.find({}, "instances")) == 4
+    before = len(source.pulled)
+    assert collector.handle_worklist(["A1", "A2"], source, "", dest, anonymize=False) == {"verified": 2}
+    assert len(source.pulled) == before
+    collector.close()
+
+
+def test_a_row_that_could_not_be_asked_about_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diana.daemons.collect_plan.Backoff.delay", lambda *_: 0.01)
+    source, dest = filled(2), Memory(name="dest")
+    find = source._find
+
+    def half(query: Query) -> Any:
+        if query.match.get("AccessionNumber") == "A2":
+            raise GatewayConnectionError("pacs: down")
+        return find(query)
+
+    monkeypatch.setattr(source, "_find", half)
+    (tmp_path / "trial.studies.txt").write_text("A1\nA2\n")
+    with pytest.raises(GatewayConnectionError, match="1 rows"):
+        Collector().run("trial", tmp_path, source, "", dest)
+    monkeypatch.undo()
+    assert Collector().run("trial", tmp_path, source, "", dest) == {"verified": 2}
+
+
 def run_cli(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "diana_cli", *arguments]
     return subprocess.run(command, cwd=REPO, check=False, capture_output=True, text=True)
@@ -301,6 +463,7 @@ def test_cli_plans_runs_and_reports(tmp_path: Path) -> None:
         "duplicate",
         "wildcard",
     ]
+    assert run_cli([*common, "report", plan]).returncode == 3
     ran = run_cli([*common, "run", plan])
     assert json.loads(ran.stdout) == {"project": "trial", "verified": 2}
     reported = run_cli([*common, "report", plan, "--html", str(tmp_path / "r.html"), "--csv", str(tmp_path / "r.csv")])

@@ -212,3 +212,45 @@ def test_levels_of_a_plain_id_are_given_by_the_caller() -> None:
     source, dest = filled(), Memory(name="dest")
     oid = source.find({}, "series")[0].oid()
     assert transfer(source, dest, oid, level=DicomLevel.SERIES).verified == 5
+
+
+@define(eq=False)
+class BySeries(Memory):
+    """A source that notes what it is asked for, and gives of a study only what it could get."""
+
+    asked: list[tuple[str, str]] = field(init=False, factory=list)
+    lost: set[str] = field(factory=set)
+
+    def _pull(self, ref: Ref) -> Iterator[Dixel]:
+        self.asked.append((ref.level.singular, ref.uid))
+        found = list(super()._pull(ref))
+        bad = [one.ref.instance for one in found if one.ref.instance in self.lost]
+        if bad:
+            received = [one.ref.instance for one in found if one.ref.instance not in self.lost]
+            raise IncompleteTransfer("not all arrived", bad, received)
+        yield from found
+
+
+def by_series(**options: Any) -> BySeries:
+    source = BySeries(**options)
+    for series in (1, 2, 3):
+        for number in (1, 2):
+            source.put(instance(number, series=series))
+    return source
+
+
+def test_what_is_missing_is_asked_for_series_by_series() -> None:
+    source, dest = by_series(), Memory()
+    for one in (instance(1, series=1), instance(2, series=1), instance(1, series=2)):
+        dest.put(one)
+    receipt = transfer(source, dest, Ref(DicomLevel.STUDIES, study="1.2.3"), look_first=True)
+    assert receipt.state == "verified"
+    assert source.asked == [("Instance", "1.2.3.2.2"), ("Series", "1.2.3.3")]
+
+
+@pytest.mark.parametrize("look_first", [False, True])
+def test_one_image_that_cannot_be_had_does_not_hold_back_the_others(look_first: bool) -> None:
+    source, dest = by_series(lost={"1.2.3.2.1"}), Memory()
+    receipt = transfer(source, dest, Ref(DicomLevel.STUDIES, study="1.2.3"), look_first=look_first)
+    assert (receipt.state, receipt.missing, receipt.verified) == ("incomplete", ["1.2.3.2.1"], 5)
+    assert receipt.temporary

@@ -137,3 +137,11 @@ def test_values_do_not_show_in_the_repr() -> None:
 def test_an_absent_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_worklist(tmp_path / "none.csv")
+
+
+def test_a_row_of_several_cells_in_a_list_without_heading_is_invalid() -> None:
+    assert [row.problem for row in read_text("A1\nA2,x\n")] == ["", "invalid"]
+
+
+def test_a_pseudonym_with_a_backslash_is_invalid() -> None:
+    assert only("accession,pseudonym\nA1,S\\1\n").problem == "invalid"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diana.utils.dicom.ref import orthanc_id
     from diana.utils.gateways.file_handlers import DcmFileHandler, ImageFileHandler, TextFileHandler, ZipFileHandler
     from diana.utils.gateways.http import HttpClient
+    from diana.utils.gateways.montage import Montage
     from diana.utils.gateways.orthanc import Orthanc
     from diana.utils.gateways.redis_kv import RedisKV
     from diana.utils.gateways.vitrea import VitreaAuth, VitreaConnection, create_session
@@ -18,6 +19,7 @@ __all__ = [
     "DcmFileHandler",
     "HttpClient",
     "ImageFileHandler",
+    "Montage",
     "Orthanc",
     "RedisKV",
     "TextFileHandler",
@@ -34,6 +36,7 @@ __getattr__ = lazy_names(
         "DcmFileHandler": ".file_handlers",
         "HttpClient": ".http",
         "ImageFileHandler": ".file_handlers",
+        "Montage": ".montage",
         "Orthanc": ".orthanc",
         "RedisKV": ".redis_kv",
         "TextFileHandler": ".file_handlers",

@@ -1,0 +1,471 @@
+"""The engine: what each option and rule does to elements, and what the output says of it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diana.deid import Deidentifier, Key, Option, Recipe, Rule
+from diana.deid import tables as table_files
+from diana.deid.pseudonyms import new_uid, subject_of
+from diana.deid.recipe import SafePrivate
+from diana.deid.result import Quarantined, Result
+from diana.exceptions import ConfigError
+from diana.utils.blob import Blob
+from tests.fakes.deid_files import CT, make_ds, read, to_bytes
+from tests.fakes.planted import inflated
+
+KEY = Key(b"k" * 32)
+
+
+def deid(ds: Any, recipe: Recipe | None = None, syntax: str = "1.2.840.10008.1.2.1") -> Result:
+    return Deidentifier(recipe or Recipe(), KEY).apply(Blob(to_bytes(ds, syntax)))
+
+
+def treated(ds: Any, recipe: Recipe | None = None, syntax: str = "1.2.840.10008.1.2.1") -> Any:
+    result = deid(ds, recipe, syntax)
+    assert result.done, (result.reason, result.text)
+    assert result.blob is not None
+    return read(result.blob.read())
+
+
+def with_options(*options: Option | str, **more: Any) -> Recipe:
+    return Recipe(name="test", options=options, **more)
+
+
+def item(**values: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def sequence(items: Iterable[Any]) -> Any:
+    from pydicom.sequence import Sequence
+
+    return Sequence(list(items))
+
+
+@pytest.mark.parametrize("name", sorted(table_files.PINNED))
+def test_shipped_table_is_the_pinned_one(name: str) -> None:
+    data = (Path(table_files.__file__).parent / "data" / f"{name}.json").read_bytes()
+    assert sha256(data).hexdigest() == table_files.PINNED[name]
+
+
+@pytest.mark.parametrize("name", ["ps3_15_e1_1", "ps3_15_e3_10_1", "ps3_16_cid_7050", "ps3_3_types_for_e1_1"])
+def test_shipped_table_equals_the_shared_one(name: str, shared_dir: Path) -> None:
+    ours = (Path(table_files.__file__).parent / "data" / f"{name}.json").read_bytes()
+    assert ours == (shared_dir / "data" / f"{name}.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ps3_15_e1_1", "ps3_15_e3_10_1", "ps3_3_text_types"])
+def test_rows_have_the_checksum_that_the_table_names(name: str) -> None:
+    table = table_files.load(name)
+    rows = json.dumps(table.get("rows") or table["types"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert sha256(rows.encode()).hexdigest() == table["content_sha256"]
+
+
+def test_table_has_657_rows_of_edition_2026d() -> None:
+    assert len(table_files.load("ps3_15_e1_1")["rows"]) == 657
+    assert table_files.edition() == "2026d"
+
+
+def test_every_row_has_a_vr() -> None:
+    assert not [
+        row.tag for row in table_files.rows() if "x" not in row.tag and int(row.tag, 16) not in table_files.vrs()
+    ]
+
+
+def test_basic_profile_replaces_removes_and_empties() -> None:
+    ds = treated(make_ds())
+    subject = subject_of(KEY, "", "PID-990817")
+    assert (ds.PatientID, ds.PatientName) == (subject.pseudonym, subject.pseudonym)
+    assert not any((ds.PatientBirthDate, ds.PatientSex, ds.AccessionNumber, ds.StudyDate, ds.StudyTime))
+    for keyword in ("PatientAge", "PatientWeight", "StudyDescription", "SeriesDescription", "InstitutionName"):
+        assert keyword not in ds
+    assert "SeriesDate" not in ds
+    assert ds.SOPInstanceUID == new_uid(KEY, "1.2.3.4.5.6") == ds.file_meta.MediaStorageSOPInstanceUID
+
+
+def test_technical_attributes_stay() -> None:
+    before, ds = make_ds(), treated(make_ds())
+    for keyword in ("ImageType", "Modality", "Manufacturer", "KVP", "SliceThickness", "ConvolutionKernel", "Rows"):
+        assert ds[keyword] == before[keyword]
+    assert ds.PixelData == before.PixelData
+    assert ds.SOPClassUID == CT
+
+
+def test_markers_of_the_basic_profile() -> None:
+    ds = treated(make_ds())
+    assert ds.PatientIdentityRemoved == "YES"
+    assert [one.CodeValue for one in ds.DeidentificationMethodCodeSequence] == ["113100"]
+    assert ds.LongitudinalTemporalInformationModified == "REMOVED"
+    assert "2026d" in str(ds.DeidentificationMethod)
+    assert "BurnedInAnnotation" not in ds
+
+
+@pytest.mark.parametrize(
+    ("options", "codes", "dates"),
+    [
+        (("full-dates",), ["113100", "113106"], "UNMODIFIED"),
+        (("modified-dates",), ["113100", "113107"], "MODIFIED"),
+        (("patient-characteristics", "device"), ["113100", "113108", "113109"], "REMOVED"),
+        (("uids", "institution", "safe-private"), ["113100", "113110", "113111", "113112"], "REMOVED"),
+        (("clean-pixel-data",), ["113100"], "REMOVED"),
+    ],
+)
+def test_codes_say_what_was_done(options: tuple[str, ...], codes: list[str], dates: str) -> None:
+    ds = treated(make_ds(), with_options(*options))
+    assert [one.CodeValue for one in ds.DeidentificationMethodCodeSequence] == codes
+    assert ds.LongitudinalTemporalInformationModified == dates
+
+
+def test_file_meta_and_preamble_are_new() -> None:
+    before = make_ds()
+    before.file_meta.SourceApplicationEntityTitle = "QUIRIN_CT"
+    before.preamble = b"II*\0Quersfeld".ljust(128, b"\0")
+    result = deid(before)
+    assert result.blob is not None
+    data = result.blob.read()
+    assert data[:132] == bytes(128) + b"DICM"
+    assert "SourceApplicationEntityTitle" not in read(data).file_meta
+
+
+def test_full_dates_stay_and_odd_ones_go() -> None:
+    before = make_ds()
+    before.add_new(0x00080023, "LO", "Annegret")
+    data = to_bytes(before).replace(b"\x08\0\x23\0LO", b"\x08\0\x23\0DA")
+    result = Deidentifier(with_options("full-dates"), KEY).apply(Blob(data))
+    assert result.blob is not None
+    ds = read(result.blob.read())
+    assert (ds.StudyDate, ds.SeriesDate, ds.StudyTime) == ("20230415", "20230416", "101112.5")
+    assert b"Annegret" not in result.blob.read()
+
+
+def test_modified_dates_move_back_by_whole_weeks_and_keep_intervals() -> None:
+    import datetime as dt
+
+    ds = treated(make_ds(), with_options("modified-dates"))
+    weeks = subject_of(KEY, "", "PID-990817").weeks
+    assert 52 <= weeks <= 520
+    study = dt.datetime.strptime(ds.StudyDate, "%Y%m%d").date()
+    assert dt.date(2023, 4, 15) - study == dt.timedelta(weeks=weeks)
+    assert dt.datetime.strptime(ds.SeriesDate, "%Y%m%d").date() - study == dt.timedelta(days=1)
+    assert str(ds.AcquisitionDateTime) == f"{study:%Y%m%d}101112.500000+0100"
+    assert ds.StudyTime == "101112.5"
+    assert not ds.PatientBirthDate
+
+
+def test_old_spelling_of_a_date_moves_too() -> None:
+    before = make_ds(StudyDate=None)
+    before.add_new(0x00080020, "LO", "2023.04.15")
+    data = to_bytes(before).replace(b"\x08\0\x20\0LO", b"\x08\0\x20\0DA")
+    result = Deidentifier(with_options("modified-dates"), KEY).apply(Blob(data))
+    assert result.blob is not None
+    ds = read(result.blob.read())
+    assert len(ds.StudyDate) == 8
+    assert ds.StudyDate < "20220501"
+
+
+def test_times_can_be_removed() -> None:
+    ds = treated(make_ds(), with_options("full-dates", remove_times=True))
+    assert not ds.StudyTime
+    assert ds.LongitudinalTemporalInformationModified == "MODIFIED"
+
+
+def test_patient_characteristics_stay_with_the_age_capped() -> None:
+    ds = treated(make_ds(), with_options("patient-characteristics", age_cap=90))
+    assert (ds.PatientSex, ds.PatientAge, str(ds.PatientWeight)) == ("F", "090Y", "61.5")
+
+
+def test_year_of_birth_can_stay() -> None:
+    assert treated(make_ds(), with_options(keep_year_of_birth=True)).PatientBirthDate == "19310101"
+
+
+def test_device_and_institution_stay_on_request() -> None:
+    ds = treated(make_ds(), with_options("device", "institution"))
+    assert (ds.StationName, ds.DeviceSerialNumber, ds.InstitutionName) == ("CTSUITE7", "SN445566", "St. Quirin Clinic")
+
+
+def test_uids_stay_on_request() -> None:
+    ds = treated(make_ds(), with_options("uids"))
+    assert (ds.SOPInstanceUID, ds.StudyInstanceUID) == ("1.2.3.4.5.6", "1.2.3.4.5")
+
+
+def test_descriptors_keep_known_words_only() -> None:
+    ds = treated(make_ds(), with_options("clean-descriptors"))
+    assert ds.SeriesDescription == "Thorax axial 5mm"
+    assert ds.StudyDescription == "Thorax for"
+
+
+def test_both_date_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        with_options("full-dates", "modified-dates")
+
+
+def test_recipe_names_all_problems_at_once() -> None:
+    rules = [Rule("PatientNam", "remove"), Rule("(0010,0010)", "vanish"), Rule(action="keep")]
+    with pytest.raises(ConfigError) as caught:
+        Recipe(mode="lax", rules=rules)
+    assert len(caught.value.problems) == 4
+
+
+def test_multi_valued_uids_are_mapped_one_by_one() -> None:
+    before = make_ds()
+    before.add_new(0x00081195, "UI", ["1.2.3", "1.2.4"])
+    assert treated(before)[0x00081195].value == [new_uid(KEY, "1.2.3"), new_uid(KEY, "1.2.4")]
+
+
+def test_uids_of_the_standard_stay_in_references() -> None:
+    before = make_ds()
+    before.ReferencedSeriesSequence = sequence(
+        [
+            item(
+                SeriesInstanceUID="1.2.3.4.5.1",
+                ReferencedInstanceSequence=sequence([item(ReferencedSOPClassUID=CT, ReferencedSOPInstanceUID="1.2.9")]),
+            )
+        ]
+    )
+    ds = treated(before)
+    inner = ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
+    assert (inner.ReferencedSOPClassUID, inner.ReferencedSOPInstanceUID) == (CT, new_uid(KEY, "1.2.9"))
+    assert ds.ReferencedSeriesSequence[0].SeriesInstanceUID == ds.SeriesInstanceUID
+
+
+def test_same_key_gives_the_same_and_another_key_another() -> None:
+    first, again = treated(make_ds()), treated(make_ds())
+    other = Deidentifier(Recipe(), Key(b"x" * 32)).apply(Blob(to_bytes(make_ds())))
+    assert first == again
+    assert other.sop_uid != first.SOPInstanceUID
+
+
+def test_patient_of_a_nested_item_gets_an_own_pseudonym() -> None:
+    before = make_ds()
+    before.add_new(0x00081250, "SQ", sequence([item(PatientID="OTHER-4711"), item(PatientID="PID-990817")]))
+    first, second = treated(before)[0x00081250].value
+    assert first.PatientID == subject_of(KEY, "", "OTHER-4711").pseudonym
+    assert second.PatientID == subject_of(KEY, "", "PID-990817").pseudonym
+
+
+def test_object_without_patient_id_belongs_to_its_study() -> None:
+    one, two = deid(make_ds(PatientID="")), deid(make_ds(PatientID="", StudyInstanceUID="1.9.9"))
+    assert one.done
+    assert two.done
+    assert one.blob is not None
+    assert two.blob is not None
+    assert read(one.blob.read()).PatientID != read(two.blob.read()).PatientID
+
+
+def test_private_elements_go_but_safe_ones_stay_on_request() -> None:
+    before = make_ds()
+    before.add_new(0x00190010, "LO", "GEMS_ACQU_01")
+    before.add_new(0x00191023, "DS", "1.5")
+    before.add_new(0x00191024, "LO", "secret")
+    before.add_new(0x00290010, "LO", "MINE")
+    before.add_new(0x00291001, "LO", "mine too")
+    assert not [one for one in treated(before) if one.tag.is_private]
+    ds = treated(before, with_options("safe-private", safe_private=[SafePrivate("MINE", 0x0029, 1)]))
+    assert [one.tag for one in ds if one.tag.is_private] == [0x00190010, 0x00191023, 0x00290010, 0x00291001]
+
+
+def test_creator_without_safe_elements_goes() -> None:
+    before = make_ds()
+    before.add_new(0x00190010, "LO", "GEMS_ACQU_01")
+    before.add_new(0x00191024, "LO", "secret")
+    assert not [one for one in treated(before, with_options("safe-private")) if one.tag.is_private]
+
+
+def test_safe_place_with_another_vr_goes() -> None:
+    before = make_ds()
+    before.add_new(0x00190010, "LO", "GEMS_ACQU_01")
+    before.add_new(0x00191023, "LO", "Mr Somebody")
+    assert not [one for one in treated(before, with_options("safe-private")) if one.tag.is_private]
+
+
+def test_unlisted_text_goes_in_strict_and_stays_in_profile_mode() -> None:
+    before = make_ds()
+    before.add_new(0x00700208, "ST", "somebody wrote this")
+    assert 0x00700208 not in treated(before)
+    assert treated(before, with_options(mode="profile"))[0x00700208].value == "somebody wrote this"
+
+
+def test_technical_text_with_a_number_of_a_patient_goes() -> None:
+    ds = treated(make_ds(ConvolutionKernel="PID 990817", SoftwareVersions="syngo CT 2012B"))
+    assert ds.ConvolutionKernel == "ANONYMIZED"
+    assert ds.SoftwareVersions == "syngo CT 2012B"
+
+
+def test_local_codes_are_hashed_and_public_ones_stay() -> None:
+    before = make_ds()
+    local = item(CodeValue="4711-08-15-99999", CodingSchemeDesignator="99CLINIC", CodeMeaning="ward of 12345 Smith")
+    public = item(CodeValue="818981001", CodingSchemeDesignator="SCT", CodeMeaning="Abdomen")
+    before.AnatomicRegionSequence = sequence([public])
+    before.ViewCodeSequence = sequence([local])
+    ds = treated(before)
+    assert ds.AnatomicRegionSequence[0] == public
+    assert "99999" not in str(ds.ViewCodeSequence)
+    assert "Smith" not in str(ds.ViewCodeSequence)
+
+
+def test_overlays_go_as_a_whole() -> None:
+    before = make_ds()
+    before.add_new(0x60000010, "US", 8)
+    before.add_new(0x60003000, "OW", bytes(8))
+    assert not [one for one in treated(before) if one.tag.group == 0x6000]
+
+
+def test_tail_and_padding_are_gone() -> None:
+    before = make_ds()
+    before.add_new(0xFFFCFFFC, "OB", b"Quersfeld ")
+    result = Deidentifier(Recipe(), KEY).apply(Blob(to_bytes(before) + b"Quersfeld was here"))
+    assert result.done
+    assert result.blob is not None
+    assert b"uersfeld" not in result.blob.read()
+    assert result.actions["tail"]["remove"] == 1
+
+
+def test_what_follows_the_last_pixel_is_cut_unless_it_is_zeros() -> None:
+    hidden = treated(make_ds(PixelData=bytes(range(128)) + b"Quersfeld^Annegret"))
+    padded = treated(make_ds(PixelData=bytes(range(128)) + bytes(10)))
+    assert hidden.PixelData == bytes(range(128))
+    assert len(padded.PixelData) == 138
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"]
+)
+def test_transfer_syntax_stays(syntax: str) -> None:
+    ds = treated(make_ds(), syntax=syntax)
+    assert ds.file_meta.TransferSyntaxUID == syntax
+    assert (ds.Rows, ds.PatientIdentityRemoved) == (8, "YES")
+    assert len(ds.PixelData) == 128
+
+
+def test_deflated_output_holds_nothing_of_the_patient() -> None:
+    result = deid(make_ds(), syntax="1.2.840.10008.1.2.1.99")
+    assert result.blob is not None
+    assert b"uersfeld" not in inflated(result.blob.read())
+
+
+def test_rules_of_the_recipe_come_last() -> None:
+    rules = [
+        Rule("SliceThickness", "remove"),
+        Rule("(0018,0060)", "replace", value="100"),
+        Rule("InstitutionName", "replace", value="Site 3"),
+        Rule("StationName", "hash"),
+        Rule("Rows", "remove", when={"Modality": "MR"}),
+    ]
+    result = deid(make_ds(), Recipe(rules=rules))
+    assert result.blob is not None
+    ds = read(result.blob.read())
+    assert "SliceThickness" not in ds
+    assert (str(ds.KVP), ds.InstitutionName, ds.Rows) == ("100", "Site 3", 8)
+    assert len(ds.StationName) == 10
+
+
+def test_last_rule_that_fits_wins() -> None:
+    rules = [Rule("(0018,xxxx)", "remove"), Rule("KVP", "keep")]
+    ds = treated(make_ds(), Recipe(rules=rules))
+    assert "SliceThickness" not in ds
+    assert ds.KVP == 120
+
+
+def test_loosening_rule_drops_the_claim() -> None:
+    result = deid(make_ds(), Recipe(rules=[Rule("DeviceSerialNumber", "keep")]))
+    assert result.blob is not None
+    ds = read(result.blob.read())
+    assert ds.DeviceSerialNumber == "SN445566"
+    assert (result.claim, result.codes, ds.PatientIdentityRemoved) == (False, (), "NO")
+    assert "DeidentificationMethodCodeSequence" not in ds
+
+
+def test_tightening_rule_keeps_the_claim() -> None:
+    assert deid(make_ds(), Recipe(rules=[Rule("KVP", "remove")])).claim
+
+
+def test_name_that_an_option_lets_stand_is_quarantined() -> None:
+    result = deid(make_ds(InstitutionName="Quersfeld Clinic"), with_options("institution"))
+    assert (result.state, result.reason, result.blob) == ("quarantined", "leak", None)
+    assert "uersfeld" not in result.text
+
+
+def test_quarantine_of_the_registry_is_passed_on() -> None:
+    class Strict:
+        def subject(self, issuer: str, patient_id: str) -> Any:
+            raise Quarantined("unknown-patient", "the registry does not know the patient")
+
+    result = Deidentifier(Recipe(), KEY, Strict()).apply(Blob(to_bytes(make_ds())))
+    assert (result.state, result.reason) == ("quarantined", "unknown-patient")
+
+
+def test_engine_can_be_pickled() -> None:
+    engine = pickle.loads(pickle.dumps(Deidentifier(Recipe.preset("research"), KEY)))
+    assert engine.apply(Blob(to_bytes(make_ds()))).done
+
+
+def test_explain_names_each_element_without_values() -> None:
+    steps = list(Deidentifier(Recipe(), KEY).explain(Blob(to_bytes(make_ds()))))
+    by_path = {step.path: step for step in steps}
+    assert (by_path["(0010,0010)"].action, by_path["(0008,0060)"].action) == ("subject", "term")
+    assert by_path["(0008,1030)"].action == "remove"
+    assert by_path["(0008,0080)"].rule.startswith("E.1-1: X/Z/D")
+    assert "uersfeld" not in str(steps)
+
+
+def test_teaching_preset_keeps_cleaned_descriptions() -> None:
+    ds = treated(make_ds(), Recipe.preset("teaching"))
+    assert ds.SeriesDescription.startswith("Thorax axial")
+    assert not ds.StudyTime
+    assert "Quersfeld" not in str(ds)
+
+
+def report() -> Any:
+    """Return a structured report with text, a name, a code, a number and a reference."""
+
+    def content(kind: str, **values: Any) -> Any:
+        name = item(CodeValue="121071", CodingSchemeDesignator="DCM", CodeMeaning="Finding")
+        return item(RelationshipType="CONTAINS", ValueType=kind, ConceptNameCodeSequence=sequence([name]), **values)
+
+    ds = make_ds(PixelData=None, Rows=None, Columns=None, Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33")
+    image = item(ReferencedSOPClassUID=CT, ReferencedSOPInstanceUID="1.2.77")
+    code = item(CodeValue="818981001", CodingSchemeDesignator="SCT", CodeMeaning="Abdomen")
+    ds.ValueType = "CONTAINER"
+    ds.ContentSequence = sequence(
+        [
+            content("TEXT", TextValue="Mrs Quersfeld coughs"),
+            content("PNAME", PersonName="Doktor^Wunderlich"),
+            content("CODE", ConceptCodeSequence=sequence([code])),
+            content("IMAGE", ReferencedSOPSequence=sequence([image])),
+        ]
+    )
+    return ds
+
+
+def test_report_keeps_only_its_references() -> None:
+    ds = treated(report())
+    assert [one.ValueType for one in ds.ContentSequence] == ["IMAGE"]
+    assert ds.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == new_uid(KEY, "1.2.77")
+
+
+def test_report_without_references_becomes_a_line_of_dummy_text() -> None:
+    before = report()
+    before.ContentSequence = before.ContentSequence[:2]
+    ds = treated(before)
+    assert [one.ValueType for one in ds.ContentSequence] == ["TEXT"]
+    assert "Quersfeld" not in str(ds)
+
+
+def test_clean_structured_content_keeps_codes_and_drops_texts() -> None:
+    ds = treated(report(), with_options("clean-structured-content"))
+    assert [one.ValueType for one in ds.ContentSequence] == ["TEXT", "PNAME", "CODE", "IMAGE"]
+    assert ds.ContentSequence[2].ConceptCodeSequence[0].CodeMeaning == "Abdomen"
+    assert ds.ContentSequence[0].TextValue == "ANONYMIZED"
+    assert "Wunderlich" not in str(ds)
