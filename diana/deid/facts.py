@@ -116,6 +116,7 @@ def header(opened: Opened, known: Facts, keywords: Iterable[str]) -> dict[str, s
 
 @lru_cache(maxsize=1024)
 def _tag_of(keyword: str) -> int:
+    parent_first("pydicom")
     from pydicom.datadict import tag_for_keyword
 
     tag = tag_for_keyword(keyword)
