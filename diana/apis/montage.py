@@ -103,7 +103,7 @@ class Montage(Endpoint):
         """
         Yield the studies that a query in Montage's own words finds, in its order.
 
-        A result that is no study is left out and counted in a warning; with ``ignore_errs=False`` it raises
+        A result that is no study is left out and counted in a warning, or with ``ignore_errs=False`` raises
         InvalidItem. ``get_meta`` looks up CPT codes and body parts too.
         """
         skipped = 0

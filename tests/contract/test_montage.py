@@ -14,6 +14,7 @@ from tests.contract import samples
 from tests.contract.suite import EndpointContract
 from tests.fakes.montage_server import MontageServer
 from tests.helpers import free_port
+from tests.planted import PASSWORD, PLANTED_USER
 
 NO_UID = "a report tells an accession number, no UID"
 
@@ -34,11 +35,11 @@ class TestMontage(EndpointContract):
     def endpoint(self) -> Iterator[Montage]:
         with MontageServer() as server:
             self.server = server
-            yield Montage(host="127.0.0.1", port=server.port)
+            yield Montage(host="127.0.0.1", port=server.port, user=PLANTED_USER, password=PASSWORD)
 
     @pytest.fixture
     def broken(self) -> Endpoint:
-        return Montage(host="127.0.0.1", port=free_port())
+        return Montage(host="127.0.0.1", port=free_port(), user=PLANTED_USER, password=PASSWORD)
 
     def make_item(self, n: int = 0) -> Dixel:
         item = samples.study(n)
@@ -54,3 +55,16 @@ class TestMontage(EndpointContract):
 
     def nothing_query(self) -> dict[str, Any]:
         return {"AccessionNumber": "NONE"}
+
+    def test_wildcards_and_lists_of_accession_numbers(self, endpoint: Endpoint) -> None:
+        for n in range(3):
+            self.store(endpoint, self.make_item(n))
+        for wanted, count in (("GEN*", 3), ("*001", 1), (["GEN000000", "GEN000002"], 2), ("GEN000000\\GEN000001", 2)):
+            assert len(endpoint.find({"AccessionNumber": wanted})) == count
+
+    def test_get_returns_the_report(self, endpoint: Endpoint) -> None:
+        found = endpoint.get(self.store(endpoint, self.make_item()))
+        assert found.tags["AccessionNumber"] == found.ref.id == "GEN000000"
+        assert found.report is not None
+        assert found.report.text == "FINDINGS: none."
+        assert not endpoint.exists("GEN00000")
