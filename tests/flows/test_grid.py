@@ -97,4 +97,4 @@ def test_the_grid_has_every_kind_of_endpoint() -> None:
     assert receives == {name for name, row in MATRIX.items() if "put" in row.verbs}
     searches = {name for kind in SOURCES if kind.name.startswith("Trolley") for name in kind.name.split("-")[1:]}
     rest = set(CTYPES) - sends - receives - searches
-    assert rest == {"WadoRSMetadata"}, "it has tags alone, nothing to move"
+    assert rest == {"Montage", "WadoRSMetadata"}, "reports and tags alone, nothing to move"
