@@ -25,7 +25,8 @@ from diana.utils.pool import bounded_map
 VERSION: Final = 1
 ASSUMED_RATE: Final = 20.0
 WORKERS: Final = 4
-TRIES: Final = 5
+TRIES: Final = 12
+DOWN_AFTER: Final = 3
 
 OF_STUDIES: Final = frozenset(
     (
@@ -185,9 +186,10 @@ class Planner:
     several: bool = True
     workers: int = WORKERS
     tries: int = TRIES
-    backoff: Backoff = field(factory=lambda: Backoff(cap=10.0))
+    backoff: Backoff = field(factory=lambda: Backoff(base=0.1, cap=3.0))
     _known: dict[str, PlannedStudy] = field(factory=dict, init=False, repr=False)
     _names: dict[str, str] = field(factory=dict, init=False, repr=False)
+    _lost: int = field(default=0, init=False)
     _torn: set[str] = field(factory=set, init=False, repr=False)
 
     def plan(self, rows: Iterable[Row]) -> tuple[list[Verdict], list[PlannedStudy]]:
@@ -265,18 +267,26 @@ class Planner:
         return planned
 
     def _settle(self, row: Row) -> Verdict:
-        """Look for what a row names, again when the source fails for the moment; for all rows that ask the same."""
-        for attempt in range(1, self.tries + 1):
+        """
+        Look for what a row names, for all rows that ask the same.
+
+        When the source fails for the moment it is asked again; after several rows in vain, once for each row.
+        """
+        tries = self.tries if self._lost < DOWN_AFTER else 1
+        for attempt in range(1, tries + 1):
             try:
-                return self._look(row)
+                verdict = self._look(row)
+                self._lost = 0
+                return verdict
             except Unsupported as error:
                 return Verdict(row.number, "invalid", reason=str(error))
             except DianaError as error:
                 reason = f"{type(error).__name__} of the source"
                 if not error.temporary:
                     break
-                if attempt < self.tries:
+                if attempt < tries:
                     time.sleep(self.backoff.delay(attempt))
+        self._lost += 1
         return Verdict(row.number, "unreachable", reason=reason)
 
     def _look(self, row: Row) -> Verdict:

@@ -23,7 +23,7 @@ from diana.utils.endpoint.circuit import Backoff
 
 KIND: Final = "collect"
 LISTED: Final = 10_000
-DEFAULT_TRIES: Final = 5
+DEFAULT_TRIES: Final = 8
 DEFAULT_WORKERS: Final = 4
 
 

@@ -149,7 +149,7 @@ def _from_lines(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
 
 
 def _from_csv(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = max(",;\t|", key=first.count)
     if not first.count(delimiter):
         delimiter = ","

@@ -197,7 +197,10 @@ def _write(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> li
     for row in rows:
         cells = (row.get(name) for name in columns)
         sheet.writerow([";".join(one) if isinstance(one, list) else one for one in cells])
-    make_private(path.absolute().parent)
-    with whole_file(path) as out:
-        out.write(text.getvalue().encode())
+    try:
+        make_private(path.absolute().parent)
+        with whole_file(path) as out:
+            out.write(text.getvalue().encode())
+    except OSError as error:
+        raise ConfigError(f"the worklist cannot be written ({error.strerror})") from None
     return rows

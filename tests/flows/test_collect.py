@@ -413,6 +413,20 @@ def test_what_is_new_in_the_list_is_collected_besides_the_key(tmp_path: Path) ->
     assert Collector().run("trial", tmp_path, source, "", dest) == {"verified": 2}
 
 
+def test_a_source_that_is_down_is_soon_asked_once_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diana.daemons.collect_plan.Backoff.delay", lambda *_: 0.001)
+    source, asked = filled(1), []
+
+    def down(query: Query) -> Any:
+        asked.append(query)
+        raise GatewayConnectionError("pacs: down")
+
+    monkeypatch.setattr(source, "_find", down)
+    plan = Collector().plan("p", source, Memory(), rows_of([f"A{number}" for number in range(100)]))
+    assert plan.counts() == {"unreachable": 100}
+    assert len(asked) < 200
+
+
 def test_two_destinations_of_one_list_both_get_it() -> None:
     source, collector = filled(2), Collector(store=Store())
     for dest in (Memory(name="dest"), Memory(name="dest")):

@@ -145,3 +145,8 @@ def test_a_row_of_several_cells_in_a_list_without_heading_is_invalid() -> None:
 
 def test_a_pseudonym_with_a_backslash_is_invalid() -> None:
     assert only("accession,pseudonym\nA1,S\\1\n").problem == "invalid"
+
+
+def test_a_comment_before_the_heading_does_not_hide_the_columns() -> None:
+    (row,) = read_text("# exported, by, hand\nname;accession\nx;A1\n")
+    assert (row.number, row.accession) == (3, "A1")
