@@ -267,27 +267,32 @@ class Planner:
         return planned
 
     def _settle(self, row: Row) -> Verdict:
-        """
-        Look for what a row names, for all rows that ask the same.
+        """Look for what a row names, for all rows that ask the same."""
+        try:
+            verdict = self._look(row)
+        except Unsupported as error:
+            return Verdict(row.number, "invalid", reason=str(error))
+        except DianaError as error:
+            self._lost += 1
+            return Verdict(row.number, "unreachable", reason=f"{type(error).__name__} of the source")
+        self._lost = 0
+        return verdict
 
-        When the source fails for the moment it is asked again; after several rows in vain, once for each row.
+    def _ask(self, asked: Mapping[str, Any], level: DicomLevel) -> list[Dixel]:
+        """
+        Search the source, again when it fails for the moment; after several rows in vain, once.
+
+        Raises DianaError.
         """
         tries = self.tries if self._lost < DOWN_AFTER else 1
-        for attempt in range(1, tries + 1):
+        for attempt in range(1, tries):
             try:
-                verdict = self._look(row)
-                self._lost = 0
-                return verdict
-            except Unsupported as error:
-                return Verdict(row.number, "invalid", reason=str(error))
+                return list(self.source.find(Query(asked), level))
             except DianaError as error:
-                reason = f"{type(error).__name__} of the source"
                 if not error.temporary:
-                    break
-                if attempt < tries:
-                    time.sleep(self.backoff.delay(attempt))
-        self._lost += 1
-        return Verdict(row.number, "unreachable", reason=reason)
+                    raise
+                time.sleep(self.backoff.delay(attempt))
+        return list(self.source.find(Query(asked), level))
 
     def _look(self, row: Row) -> Verdict:
         found = self._find(row)
@@ -318,8 +323,8 @@ class Planner:
         if query.keywords() <= OF_STUDIES:
             return query.matches(study.tags)
         try:
-            asked = Query({"StudyInstanceUID": study.tags.get("StudyInstanceUID")})
-            series = [{**study.tags, **one.tags} for one in self.source.find(asked, DicomLevel.SERIES)]
+            asked = {"StudyInstanceUID": study.tags.get("StudyInstanceUID")}
+            series = [{**study.tags, **one.tags} for one in self._ask(asked, DicomLevel.SERIES)]
         except Unsupported:
             return True
         return any(not query.keywords() <= set(tags) or query.matches(tags) for tags in series)
@@ -332,7 +337,7 @@ class Planner:
             asked = {"AccessionNumber": row.accession}
         else:
             asked = {"PatientID": row.patient, "StudyDate": row.date}
-        rows = self.source.find(Query(asked), DicomLevel.STUDIES)
+        rows = self._ask(asked, DicomLevel.STUDIES)
         return [one for one in rows if all(_same(one.tags.get(key), wanted) for key, wanted in asked.items())]
 
     def _describe(self, uid: str, found: Dixel) -> PlannedStudy:
@@ -352,7 +357,7 @@ class Planner:
             except ValueError:
                 pass
         try:
-            return len(self.source.find(Query({"StudyInstanceUID": uid}), DicomLevel.INSTANCES)) or None
+            return len(self._ask({"StudyInstanceUID": uid}, DicomLevel.INSTANCES)) or None
         except Unsupported:
             return None
 

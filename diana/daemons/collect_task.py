@@ -23,7 +23,8 @@ from diana.utils.endpoint.circuit import Backoff
 
 KIND: Final = "collect"
 LISTED: Final = 10_000
-DEFAULT_TRIES: Final = 8
+DEFAULT_TRIES: Final = 5
+CUT_TRIES: Final = 4
 DEFAULT_WORKERS: Final = 4
 
 
@@ -38,8 +39,8 @@ class CollectTask:
     """
     Move the studies of a collection from ``source`` to ``dest``.
 
-    The outcome is the state of the receipt. What might heal is tried again, ``tries`` times in all, each time only for
-    what is missing; then it ends as it is.
+    The outcome is the state of the receipt. What might heal is tried again, each time only for what is missing, until
+    ``tries`` starts brought nothing new, or four times as many while an end cannot be reached; then it ends as it is.
     """
 
     source: Endpoint
@@ -51,7 +52,7 @@ class CollectTask:
     budget: Budget = field(factory=Budget)
     tries: int = DEFAULT_TRIES
     workers: int = DEFAULT_WORKERS
-    backoff: Backoff = field(factory=Backoff)
+    backoff: Backoff = field(factory=lambda: Backoff(cap=10.0))
     kind: str = KIND
 
     def do(self, claim: Claim, beat: Beat) -> Outcome | Later:
@@ -69,8 +70,8 @@ class CollectTask:
             if not beat():
                 return Later(spent=False)
             self._note(receipt)
-        if receipt.temporary and claim.attempt < self.tries:
-            return Later(self.backoff.delay(claim.attempt), receipt.reason)
+        if receipt.temporary and claim.attempt < self.tries * (CUT_TRIES if receipt.cut else 1):
+            return Later(self.backoff.delay(claim.attempt), receipt.reason, spent=not receipt.verified)
         return Outcome(receipt.state, self._data(claim, receipt, pseudonym))
 
     def _move(self, claim: Claim, beat: Beat) -> tuple[Receipt, str]:

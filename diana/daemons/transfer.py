@@ -352,6 +352,7 @@ class _Job:
             ended=time.time(),
             temporary=self.trouble is not None and self.trouble.temporary,
             blame=self.blame,
+            cut=isinstance(self.trouble, GatewayConnectionError),
         )
 
 

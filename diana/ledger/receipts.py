@@ -45,6 +45,7 @@ class Receipt:
     ``state`` is *verified* (everything the source has was read back from the destination), *incomplete* (``missing``
     and ``rejected`` list what is not there), *unverifiable* (``reason`` says who could not tell) or *failed*.
     ``expected`` is None when the source cannot say what it has. ``follows`` is the receipt that this one completes.
+    ``temporary``: what is wrong may heal; ``blame`` says whose it is; ``cut``: one could not be reached.
     Times are Unix seconds.
     """
 
@@ -64,6 +65,7 @@ class Receipt:
     id: str = field(factory=lambda: token_hex(8))
     temporary: bool = field(default=False, metadata={"transient": True})
     blame: str = field(default="", metadata={"transient": True})
+    cut: bool = field(default=False, metadata={"transient": True})
 
     @property
     def verified(self) -> int:

@@ -76,7 +76,7 @@ def command() -> None:
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Instances at once per study."
 )
-@click.option("--tries", type=click.IntRange(1, 100), default=8, show_default=True, help="Starts, for what may heal.")
+@click.option("--tries", type=click.IntRange(1, 100), default=5, show_default=True, help="Starts in vain.")
 @_ledger_option
 @click.pass_obj
 def plan_command(
