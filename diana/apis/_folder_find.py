@@ -14,11 +14,11 @@ from diana.apis._folder_index import IDS, FolderIndex, walk
 from diana.dixel import Dixel
 from diana.exceptions import InvalidItem, Unsupported
 from diana.utils.dicom import DicomLevel, Query
+from diana.utils.dicom.dictionary import vr_of
 from diana.utils.dicom.header import DEFAULT_TAGS, read_header
 from diana.utils.dicom.matching import is_blank
 from diana.utils.gateways.file_handlers import paths
 from diana.utils.gateways.file_handlers.paths import disk_error
-from diana.utils.lazy import parent_first
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,9 @@ def grouped(found: Iterable[Dixel], level: DicomLevel) -> dict[str, Group]:
 
 def check(query: Query, label: str) -> None:
     """Raise Unsupported for a key by which a folder cannot be searched."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR
-
     for key in sorted(query.keywords()):
         wanted = query.match.get(key)
-        if (key in COUNTED or dictionary_VR(key) == "SQ") and not is_blank(wanted):
+        if (key in COUNTED or vr_of(key) == "SQ") and not is_blank(wanted):
             raise Unsupported(f"{label}: cannot search by {key}")
 
 

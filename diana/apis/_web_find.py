@@ -13,10 +13,10 @@ from attrs import define, field
 from diana.dixel import Dixel
 from diana.exceptions import GatewayAnswerError, InvalidItem, Unsupported
 from diana.utils.dicom import DicomLevel, Query, matching
+from diana.utils.dicom.dictionary import vr_of
 from diana.utils.dicom.jsonmodel import JsonTags
 from diana.utils.dicom.ref import is_uid
 from diana.utils.gateways.qido_rs import RAW, QidoRS
-from diana.utils.lazy import parent_first
 
 MOST_REQUESTS: Final = 1000
 TEXT_VRS: Final = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"))
@@ -158,8 +158,4 @@ def _loose(keyword: str, text: str) -> str:
 
 
 def _vr(keyword: str) -> str:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    return "" if tag is None else dictionary_VR(tag)
+    return vr_of(keyword)

@@ -18,12 +18,12 @@ from attrs import define, field
 from diana.dixel import Dixel, DixelView
 from diana.exceptions import ConfigError, GatewayConnectionError, InvalidItem, ItemNotFound, Unsupported
 from diana.utils.dicom import DicomLevel, Query, Ref
+from diana.utils.dicom.dictionary import keywords
 from diana.utils.dicom.query import GROUPS
 from diana.utils.endpoint import Endpoint
 from diana.utils.endpoint.serializable import encode
 from diana.utils.gateways.file_handlers import csv_table
 from diana.utils.gateways.file_handlers.csv_table import Row
-from diana.utils.lazy import parent_first
 
 META = "_"
 ALL = "ALL"
@@ -269,12 +269,9 @@ class CsvFile(Endpoint):
         return bool(new)
 
     def _check_keys(self, query: Query) -> None:
-        parent_first("pydicom")
-        from pydicom.datadict import keyword_dict
-
         for key in sorted(query.keywords()):
-            if key not in self._columns and key not in keyword_dict and key not in GROUPS:
-                near = get_close_matches(key, [*self._columns, *keyword_dict], 1)
+            if key not in self._columns and key not in keywords() and key not in GROUPS:
+                near = get_close_matches(key, [*self._columns, *keywords()], 1)
                 hint = f", did you mean {near[0]!r}?" if near else ""
                 raise Unsupported(f"{self.name}: no column {key!r}{hint}")
 

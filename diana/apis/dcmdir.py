@@ -19,12 +19,12 @@ from diana.dixel.convert import element_values
 from diana.exceptions import Conflict, DianaError, IncompleteTransfer, InvalidItem, ItemNotFound, Unsupported
 from diana.utils.blob import Blob
 from diana.utils.dicom import DicomLevel, Query, Ref
+from diana.utils.dicom.dictionary import tag_of
 from diana.utils.dicom.header import DEFAULT_TAGS, read_header
 from diana.utils.dicom.ref import OID_PATTERN, is_uid
 from diana.utils.gateways.file_handlers import paths
 from diana.utils.gateways.file_handlers.dcm_file import DcmFileHandler, parse, pixel_array
 from diana.utils.gateways.file_handlers.zip_file import Member, ZipFileHandler
-from diana.utils.lazy import parent_first
 
 log = logging.getLogger(__name__)
 
@@ -378,10 +378,7 @@ class DcmDir(DeidFolder):
 
     def _edited(self, name: str, data: Mapping[str, Any]) -> Any:
         """Return the data set of a file with other values for some DICOM keywords."""
-        parent_first("pydicom")
-        from pydicom.datadict import tag_for_keyword
-
-        unknown = sorted(str(key) for key in data if tag_for_keyword(str(key)) is None or key in FIXED)
+        unknown = sorted(str(key) for key in data if tag_of(str(key)) is None or key in FIXED)
         if unknown:
             raise InvalidItem(f"{self.name}: cannot be changed in a file: {', '.join(unknown)}")
         with self.gateway.open(name) as stream:

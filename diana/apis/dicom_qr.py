@@ -20,13 +20,13 @@ from diana.exceptions import (
     Unsupported,
 )
 from diana.utils.dicom import DicomLevel, Query, Ref, matching
+from diana.utils.dicom.dictionary import vr_of
 from diana.utils.dicom.ref import is_uid
 from diana.utils.endpoint import Endpoint
 from diana.utils.endpoint.serializable import whole_number
 from diana.utils.gateways.dicom_qr import FindAssociation, tls_context
 from diana.utils.gateways.dimse_pdu import check_ae_title
 from diana.utils.gateways.key_levels import EVERYWHERE, level_of
-from diana.utils.lazy import parent_first
 
 log = logging.getLogger(__name__)
 
@@ -245,12 +245,7 @@ DICOMQR = DicomQR
 
 
 def _tags(row: Mapping[str, Any]) -> dict[str, Any]:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR
-
     return {
-        key: value.split("\\")
-        if isinstance(value, str) and "\\" in value and dictionary_VR(key) not in NOT_SPLIT
-        else value
+        key: value.split("\\") if isinstance(value, str) and "\\" in value and vr_of(key) not in NOT_SPLIT else value
         for key, value in row.items()
     }

@@ -10,9 +10,8 @@ from attrs import define, field, frozen
 
 from diana.dixel import Dixel
 from diana.exceptions import GatewayAnswerError, ItemNotFound, Unsupported
-from diana.utils.dicom import DicomLevel, Query, matching
+from diana.utils.dicom import DicomLevel, Query, dictionary, matching
 from diana.utils.gateways.orthanc import Orthanc as Gateway
-from diana.utils.lazy import parent_first
 from diana.utils.pool import bounded_map
 
 PAGE: Final = 1000
@@ -108,11 +107,7 @@ class Plan:
 
 
 def _vr(keyword: str) -> str:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    return "" if tag is None else dictionary_VR(tag)
+    return dictionary.vr_of(keyword)
 
 
 def _sent(keyword: str, wanted: Any) -> str | None:
@@ -143,19 +138,15 @@ def _sent(keyword: str, wanted: Any) -> str | None:
 
 def _wire_key(keyword: str) -> str:
     """Return the name of a key for the server, which knows retired ones only by number."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_is_retired, tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    return f"{tag >> 16:04x},{tag & 0xFFFF:04x}" if tag is not None and dictionary_is_retired(tag) else keyword
+    tag = dictionary.tag_of(keyword)
+    if tag is None or dictionary.entries()[tag].retired != "Retired":
+        return keyword
+    return f"{tag >> 16:04x},{tag & 0xFFFF:04x}"
 
 
 def _single(keyword: str) -> bool:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VM, tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    return tag is not None and dictionary_VM(tag) == "1"
+    tag = dictionary.tag_of(keyword)
+    return tag is not None and dictionary.entries()[tag].vm == "1"
 
 
 def _sent_date(text: str) -> str | None:

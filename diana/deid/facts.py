@@ -12,7 +12,7 @@ from attrs import field, frozen
 from diana.deid.result import Reason, Refused, Step
 from diana.deid.source import Opened
 from diana.utils.dicom import _text
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import tag_of
 
 CHARSET: Final = 0x00080005
 SOP_CLASS: Final = 0x00080016
@@ -20,6 +20,9 @@ SOP_UID: Final = 0x00080018
 MODALITY: Final = 0x00080060
 PATIENT_ID: Final = 0x00100020
 ISSUER: Final = 0x00100021
+OTHER_IDS: Final = 0x00101000
+OTHER_IDS_SEQUENCE: Final = 0x00101002
+MAX_OTHERS: Final = 64
 STUDY: Final = 0x0020000D
 SERIES: Final = 0x0020000E
 REGIONS: Final = 0x00186011
@@ -99,9 +102,30 @@ def check(opened: Opened, known: Facts) -> None:
         raise Refused(Reason.BROKEN, "the fragments of the pixels end before their end")
 
 
+def other_ids(opened: Opened, known: Facts) -> list[tuple[str, str]]:
+    """
+    Return the issuers and ids that Other Patient IDs (0010,1000) and their sequence (0010,1002) give the patient.
+
+    The plain list names no issuer: each of its ids counts under that of the Patient ID, and under none. At most 64;
+    an object without Patient ID says of nobody that he has other ids.
+    """
+    if known.issuer == "^study":
+        return []
+    codecs = _text.codecs_of(known.charset)
+    found = [
+        (issuer, text.strip(" \0"))
+        for text in _text.decode(opened.value(OTHER_IDS), codecs).split("\\")
+        for issuer in dict.fromkeys((known.stated_issuer, ""))
+    ]
+    sequence = opened.find(OTHER_IDS_SEQUENCE)
+    for item in (sequence.items if sequence is not None else None) or ():
+        values = {node.tag: _text.decode(node.content(), codecs).strip(" \0") for node in item.nodes[:MAX_OTHERS]}
+        found.append((values.get(ISSUER, ""), values.get(PATIENT_ID, "")))
+    return [one for one in dict.fromkeys(found) if one[1]][:MAX_OTHERS]
+
+
 def header(opened: Opened, known: Facts, keywords: Iterable[str]) -> dict[str, str]:
     """Return values of the top level as text, by keyword or eight digits; what is absent is left out."""
-    parent_first("pydicom")
     codecs = _text.codecs_of(known.charset)
     nodes = {node.tag: node for node in opened.nodes}
     found = {}
@@ -116,10 +140,7 @@ def header(opened: Opened, known: Facts, keywords: Iterable[str]) -> dict[str, s
 
 @lru_cache(maxsize=1024)
 def _tag_of(keyword: str) -> int:
-    parent_first("pydicom")
-    from pydicom.datadict import tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
+    tag = tag_of(keyword)
     return int(keyword, 16) if tag is None else tag
 
 

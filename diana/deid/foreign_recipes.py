@@ -16,7 +16,7 @@ from diana.deid.pixel_scripts import deid_filters, key_of, read_text
 from diana.deid.recipe import Recipe, Rule
 from diana.deid.recipe_files import unknown_keys
 from diana.exceptions import ConfigError
-from diana.utils.lazy import parent_first
+from diana.utils.dicom import dictionary
 
 log = logging.getLogger(__name__)
 
@@ -157,15 +157,12 @@ def to_orthanc(recipe: Recipe, *, version: str = DICOM_VERSION) -> dict[str, Any
 @lru_cache(maxsize=16)
 def _kept_by(option: Option) -> tuple[str, ...]:
     """Return the keywords of single attributes that an option keeps by Table E.1-1."""
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_for_tag
-
     table = json.loads((Path(__file__).parent / "data" / "ps3_15_e1_1.json").read_text("utf-8"))
     found = []
     for row in table["rows"]:
         digits = re.sub("[(),]", "", row["tag"])
         if row["options"].get(option.column) == "K" and re.fullmatch("[0-9A-Fa-f]{8}", digits):
-            found.append(keyword_for_tag(int(digits, 16)))
+            found.append(dictionary.keyword_of(int(digits, 16)))
     return tuple(one for one in found if one)
 
 
@@ -267,15 +264,14 @@ def _expanded(name: str) -> list[tuple[str, bool]]:
     how, what = how.lower(), what.lower()
     if how == "select" and re.fullmatch(r"group:(0x)?[0-9a-f]{1,4}", what):
         return [(f"({int(what[6:], 16):04X},xxxx)", False)]
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, keyword_dict
-
     tests = {"startswith": str.startswith, "endswith": str.endswith, "contains": str.__contains__}
     if how in tests:
-        found = [key for key in keyword_dict if key and tests[how](key.lower(), what)]
+        found = [key for key in dictionary.keywords() if tests[how](key.lower(), what)]
     elif how == "select" and what.startswith("vr:"):
         found = [
-            key for key, tag in keyword_dict.items() if key and what[3:].upper() in dictionary_VR(tag).split(" or ")
+            one.keyword
+            for one in dictionary.entries().values()
+            if one.keyword and what[3:].upper() in one.vr.split(" or ")
         ]
     else:
         raise ConfigError(f"the pattern {how[:20]!r} is not taken")

@@ -13,7 +13,7 @@ from typing import Final
 from diana.deid.pixel_rules import ALWAYS, Condition, Group, PixelRule, Rectangle, Test, rules_from
 from diana.deid.regexes import safe_pattern
 from diana.exceptions import ConfigError
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import keyword_of, keywords
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +74,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def key_of(name: str) -> str:
     """Return keyword, or eight digits, of an element that is named by one of them. Raises ConfigError."""
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_dict, keyword_for_tag
-
     digits = re.sub(r"[\[\](),\s-]", "", name)
     if re.fullmatch("[0-9A-Fa-f]{8}", digits):
-        return keyword_for_tag(int(digits, 16)) or digits.upper()
-    if name in keyword_dict:
+        return keyword_of(int(digits, 16)) or digits.upper()
+    if name in keywords():
         return name
-    near = get_close_matches(name, keyword_dict, 1)
+    near = get_close_matches(name, keywords(), 1)
     raise ConfigError(f"unknown DICOM keyword {name[:64]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
 
 

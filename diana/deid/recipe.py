@@ -10,13 +10,12 @@ from attrs import field, frozen
 
 from diana.deid.options import Option, as_options
 from diana.exceptions import ConfigError
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import tag_of
 
 ACTIONS = ("remove", "empty", "dummy", "replace", "keep", "clean", "uid", "shift", "pseudonym", "hash")
 MODES = ("strict", "profile")
 LOOSENING = frozenset(("keep", "hash"))
 _TAG = re.compile(r"\(?([0-9A-Fa-fXx]{4}),?([0-9A-Fa-fXx]{4})\)?\Z")
-_KEYWORD = re.compile(r"[A-Z][A-Za-z0-9]*\Z")
 
 
 def _frozen_match(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -50,12 +49,8 @@ class Rule:
         found = []
         if self.action not in ACTIONS:
             found.append(f"unknown action {str(self.action)[:40]!r}; known are {', '.join(ACTIONS)}")
-        if self.tags and not _TAG.match(self.tags):
-            parent_first("pydicom")
-            from pydicom.datadict import tag_for_keyword
-
-            if not _KEYWORD.match(self.tags) or tag_for_keyword(self.tags) is None:
-                found.append(f"{self.tags[:40]!r} is neither a tag like (0010,00xx) nor a DICOM keyword")
+        if self.tags and not _TAG.match(self.tags) and tag_of(self.tags) is None:
+            found.append(f"{self.tags[:40]!r} is neither a tag like (0010,00xx) nor a DICOM keyword")
         if not (self.tags or self.vr or self.creator):
             found.append(f"a rule to {self.action} must name tags, a VR or a private creator")
         if self.vr and not re.match(r"[A-Z]{2}\Z", self.vr):
@@ -78,10 +73,7 @@ class Rule:
         shape = _TAG.match(self.tags)
         if shape:
             return (shape[1] + shape[2]).upper().replace("X", "x")
-        parent_first("pydicom")
-        from pydicom.datadict import tag_for_keyword
-
-        return f"{tag_for_keyword(self.tags) or 0:08X}"
+        return f"{tag_of(self.tags) or 0:08X}"
 
 
 @frozen

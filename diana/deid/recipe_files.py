@@ -14,8 +14,8 @@ from diana.deid.options import Option
 from diana.deid.pixel_rules import PixelRule, rules_from
 from diana.deid.recipe import ACTIONS, MODES, PRESETS, Recipe, Rule, SafePrivate
 from diana.exceptions import ConfigError
+from diana.utils.dicom.dictionary import keywords
 from diana.utils.endpoint.documents import Document, load_document, parse_document, substituted
-from diana.utils.lazy import parent_first
 
 KEYS: Final = (
     *("preset", "name", "mode", "options", "without", "rules", "keep_year_of_birth", "age_cap", "safe_private"),
@@ -180,10 +180,7 @@ def _near_tag(tags: str, problem: str) -> str:
     """Return the nearest keyword for one that is not known."""
     if "neither a tag" not in problem:
         return ""
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_dict
-
-    near = get_close_matches(tags, keyword_dict, 1)
+    near = get_close_matches(tags, keywords(), 1)
     return f", did you mean {near[0]!r}?" if near else ""
 
 

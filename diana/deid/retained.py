@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from diana.exceptions import InvalidItem
+from diana.utils.dicom.dictionary import keyword_of
 from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
@@ -72,7 +73,4 @@ def _decoded(raw: bytes, charset: bytes) -> str:
 
 
 def _name(tag: int) -> str:
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_for_tag
-
-    return ("" if tag >> 16 & 1 else keyword_for_tag(tag)) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    return ("" if tag >> 16 & 1 else keyword_of(tag)) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"

@@ -13,7 +13,7 @@ from attrs import define, field
 from diana.deid.scan_places import Place, path_of
 from diana.deid.scan_probes import STRONG, TEXT_VRS, Probe, decoded
 from diana.deid.scan_words import fold
-from diana.utils.lazy import parent_first
+from diana.utils.dicom import dictionary
 
 MAX_OCCURRENCES: Final = 500
 _LONG: Final = 8
@@ -168,15 +168,9 @@ def _occurrences(data: bytes, needle: bytes) -> Iterator[int]:
 
 @lru_cache(maxsize=4096)
 def _known_vr(tag: int) -> str:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR
-
     if tag >> 16 & 1:
         return "LO" if tag & 0xFF00 == 0 else "UN"
-    try:
-        return dictionary_VR(tag)[:2]
-    except KeyError:
-        return "UN"
+    return dictionary.vr_of(tag) or "UN"
 
 
 def vr_of(place: Place) -> str:

@@ -21,7 +21,7 @@ from diana.deid.scan_words import (
     words,
 )
 from diana.utils.dicom import _text
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import keyword_of
 
 TEXT_VRS: Final = frozenset(("LO", "LT", "SH", "ST", "UC", "UR", "UT"))
 MAX_VALUE: Final = 1 << 16
@@ -103,10 +103,7 @@ def kind_of(tag: int, vr: str) -> str:
         return ""
     if tag >> 16 & 1 or vr == "UN":
         return "text"
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_for_tag
-
-    keyword = keyword_for_tag(tag)
+    keyword = keyword_of(tag)
     return next((kind for kind, pattern in _KINDS if pattern.search(keyword)), "text")
 
 

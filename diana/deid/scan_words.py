@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import entries
 
 SHORTEST_WORD: Final = 4
 _GERMAN: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "œ": "oe"})
@@ -77,10 +77,7 @@ def words(text: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _dictionary() -> frozenset[str]:
     """Return the words of the names of DICOM attributes."""
-    parent_first("pydicom")
-    from pydicom._dicom_dict import DicomDictionary
-
-    names = {entry[2] for entry in DicomDictionary.values()}
+    names = {one.name for one in entries().values()}
     return frozenset(word.lower() for name in names for word in re.findall("[A-Za-z]{3,}", name))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final  # rows are JSON
 from attrs import frozen
 
 from diana.exceptions import StateError
-from diana.utils.lazy import parent_first
+from diana.utils.dicom import dictionary
 
 PINNED: Final[Mapping[str, str]] = {
     "ps3_15_e1_1": "3c4ba90142da55765b3f07e969c0e0db2e4699f48d9a95e15431393e4c3a8629",
@@ -118,10 +118,7 @@ def code_meanings() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def vrs() -> dict[int, str]:
     """Return the VR of every attribute of the standard; of those with several, the one that PS3.5 A.1 prefers."""
-    parent_first("pydicom")
-    from pydicom._dicom_dict import DicomDictionary
-
-    found = {tag: _AMBIGUOUS.get(entry[0], entry[0]) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"}
+    found = {tag: _AMBIGUOUS.get(one.vr, one.vr) for tag, one in dictionary.entries().items() if one.vr != "NONE"}
     return {**found, **_NEW}
 
 
@@ -130,8 +127,5 @@ def name_of(tag: int) -> str:
     row = by_tag().get(tag)
     if row is not None:
         return row.name
-    parent_first("pydicom")
-    from pydicom._dicom_dict import DicomDictionary
-
-    entry = DicomDictionary.get(tag)
-    return entry[2] if entry else ""
+    entry = dictionary.entries().get(tag)
+    return entry.name if entry else ""

@@ -9,10 +9,9 @@ from typing import Any, Final  # Any: tag values
 from diana.dixel import Dixel
 from diana.exceptions import InvalidItem, Unsupported
 from diana.server.archive import MODALITIES, Archive
-from diana.utils.dicom import DicomLevel
+from diana.utils.dicom import DicomLevel, dictionary
 from diana.utils.dicom.matching import is_blank, is_comparison
 from diana.utils.gateways.key_levels import level_of
-from diana.utils.lazy import parent_first
 
 STUDY: Final = (
     "StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName", "StudyDescription",
@@ -44,22 +43,16 @@ MAX_VALUE: Final = 4096
 
 def keyword_of(text: str) -> str:
     """Return the keyword of a keyword or tag, empty for a tag without. Raises InvalidItem for what is neither."""
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_for_tag, tag_for_keyword
-
     if _TAG.match(text):
-        return keyword_for_tag(int(text, 16))
-    if not _WORD.match(text) or tag_for_keyword(text) is None:
+        return dictionary.keyword_of(int(text, 16))
+    if not _WORD.match(text) or dictionary.tag_of(text) is None:
         raise InvalidItem("a parameter is neither known nor a DICOM attribute")
     return text
 
 
 def vr_of(keyword: str) -> str:
     """Return the value representation of a keyword."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR
-
-    return dictionary_VR(keyword).partition(" ")[0]
+    return dictionary.vr_of(keyword)
 
 
 def match_value(keyword: str, text: str) -> str | list[str]:

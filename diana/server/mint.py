@@ -27,9 +27,9 @@ from diana.server.mint_xml import (
 from diana.server.pixels import Pixels
 from diana.utils.blob import Blob
 from diana.utils.dicom import DicomLevel, Ref
+from diana.utils.dicom.dictionary import keyword_of
 from diana.utils.dicom.ref import is_uid
 from diana.utils.gateways.key_levels import level_of
-from diana.utils.lazy import parent_first
 
 KIND: Final = "text/xml; charset=UTF-8"
 SYNTAX: Final = "TransferSyntaxUID"
@@ -280,12 +280,9 @@ def _sizes(blob: Blob, model: dict[str, Any]) -> dict[str, int]:
 
 def _by_level(model: dict[str, Any]) -> dict[DicomLevel, dict[str, Any]]:
     """Share out the attributes of an instance by the level at which they are kept."""
-    parent_first("pydicom")
-    from pydicom.datadict import keyword_for_tag
-
     found: dict[DicomLevel, dict[str, Any]] = {level: {} for level in LEVELS}
     for key, element in model.items():
-        keyword = keyword_for_tag(int(key, 16))
+        keyword = keyword_of(int(key, 16))
         level = level_of(keyword) if keyword else DicomLevel.INSTANCES
         found[max(level, DicomLevel.STUDIES)][key] = element
     return found

@@ -10,6 +10,7 @@ from struct import iter_unpack
 from typing import Final
 
 from diana.exceptions import InvalidItem
+from diana.utils.dicom.dictionary import entry_of, keyword_of, tag_of
 from diana.utils.lazy import parent_first
 
 LATIN: Final = "latin-1"
@@ -135,19 +136,13 @@ def _codec(name: str) -> str:
 
 def look_up(tag: str | int) -> tuple[int, str, str]:
     """Return number, name and VR of a tag given by keyword, number or eight hexadecimal digits. Raises InvalidItem."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-
-    number = tag if isinstance(tag, int) else tag_for_keyword(tag)
+    number = tag if isinstance(tag, int) else tag_of(tag)
     if number is None and re.fullmatch("[0-9A-Fa-f]{8}", str(tag)):
         number = int(str(tag), 16)
     if number is None or not 0 <= number <= 0xFFFFFFFF:
         raise InvalidItem(f"no DICOM keyword or tag {tag!r}")
-    try:
-        vr = dictionary_VR(number)
-    except KeyError:
-        vr = ""
-    return number, keyword_for_tag(number) or f"{number:08X}", vr
+    found = entry_of(number)
+    return number, keyword_of(number) or f"{number:08X}", found.vr if found else ""
 
 
 def private_vr(tag: int, creator: str) -> str:

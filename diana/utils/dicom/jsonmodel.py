@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any, Final  # Any: element values may be of any type
 
 from diana.exceptions import InvalidItem
+from diana.utils.dicom.dictionary import keyword_of, tag_of, vr_of
 from diana.utils.dicom.matching import wire_text
-from diana.utils.lazy import parent_first
 
 __all__ = ["JsonTags", "Model", "as_model", "to_model"]
 
@@ -249,21 +249,15 @@ def _without_bulk(model: Model, depth: int) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _place(key: str) -> tuple[str, str]:
     """Return keyword and representation of a tag in eight digits; empty for private and unknown ones."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, keyword_for_tag
-
     number = int(key, 16)
-    keyword = "" if number >> 16 & 1 else keyword_for_tag(number)
+    keyword = "" if number >> 16 & 1 else keyword_of(number)
     if not keyword:
         return "", ""
-    return keyword, dictionary_VR(number).partition(" ")[0]
+    return keyword, vr_of(number)
 
 
 @lru_cache(maxsize=4096)
 def _number(keyword: str) -> tuple[str, str]:
     """Return the tag of a keyword in eight digits and its representation; empty for unknown ones."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    number = tag_for_keyword(keyword)
-    return ("", "") if number is None else (f"{number:08X}", dictionary_VR(number).partition(" ")[0])
+    number = tag_of(keyword)
+    return ("", "") if number is None else (f"{number:08X}", vr_of(number))

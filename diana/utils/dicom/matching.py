@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any  # tag values may be of any type
 
-from diana.utils.lazy import parent_first
+from diana.utils.dicom.dictionary import vr_of
 
 OFFSET = re.compile(r"\d{9,}(\.\d+)?-(0\d|1[0-4])[0-5]\d\Z")
 COMPARISON = re.compile(r"(<=|>=|<|>)\s*(-?[0-9.]+(?:[eE][+-]?[0-9]+)?)\Z")
@@ -82,13 +82,7 @@ def _kind(key: str) -> str:
     """Return the value representation of a keyword where matching depends on it, else an empty text."""
     if not key.endswith(("Date", "Time", "Name")):
         return ""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR
-
-    try:
-        return dictionary_VR(key)
-    except (KeyError, ValueError):  # not DICOM's word but an endpoint's own
-        return "DA" if key.endswith("Date") else ""
+    return vr_of(key) or ("DA" if key.endswith("Date") else "")  # or an endpoint's own word
 
 
 def _wild(wish: str, text: str) -> bool:

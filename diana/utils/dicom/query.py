@@ -11,8 +11,8 @@ from attrs import evolve, field, frozen
 
 from diana.exceptions import ConfigError, Unsupported
 from diana.utils.dicom import matching
+from diana.utils.dicom.dictionary import keywords
 from diana.utils.dicom.levels import DicomLevel, as_level
-from diana.utils.lazy import parent_first
 
 GROUPS = ("any", "all", "not")
 MAX_DEPTH = 16
@@ -88,12 +88,9 @@ class Query:
         """Raise ConfigError naming each key that is no DICOM keyword, with the nearest one that is."""
         problems = list(_group_problems(self.match))
         if not problems and (self.match or self.fields):
-            parent_first("pydicom")
-            from pydicom.datadict import keyword_dict, tag_for_keyword
-
             for key in sorted(self.keywords()):
-                if tag_for_keyword(key) is None:
-                    near = get_close_matches(key, keyword_dict, 1)
+                if key not in keywords():
+                    near = get_close_matches(key, keywords(), 1)
                     hint = f", did you mean {near[0]!r}?" if near else ""
                     problems.append(f"unknown DICOM keyword {key!r}{hint}")
         if problems:

@@ -23,12 +23,12 @@ from diana.exceptions import (
     InvalidItem,
     Unsupported,
 )
+from diana.utils.dicom.dictionary import tag_of, vr_of
 from diana.utils.dicom.levels import DicomLevel
 from diana.utils.gateways import dimse_pdu as p
 from diana.utils.gateways.dimse_scu import Association
 from diana.utils.gateways.dimse_wire import Wire
 from diana.utils.gateways.key_levels import EVERYWHERE
-from diana.utils.lazy import parent_first
 
 __all__ = ["FindAssociation", "Row", "error_of_status", "tls_context"]
 
@@ -271,13 +271,10 @@ def encode_identifier(keys: Mapping[str, str], syntax: str) -> bytes:
 
 
 def _entry(keyword: str) -> tuple[int, str]:
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
+    tag = tag_of(keyword)
     if tag is None:
         raise Unsupported(f"{keyword!r} is no DICOM keyword")
-    return tag, dictionary_VR(tag).split(" or ")[0]
+    return tag, vr_of(tag)
 
 
 _LONG: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))

@@ -18,11 +18,11 @@ from attrs import define, field
 
 from diana.exceptions import GatewayAnswerError, Unsupported
 from diana.utils.blob import Blob
+from diana.utils.dicom.dictionary import entry_of, vr_of
 from diana.utils.dicom.levels import DicomLevel
 from diana.utils.dicom.ref import is_uid
 from diana.utils.gateways.http import Answer, HttpClient
 from diana.utils.gateways.xml_safe import charset_of, children_of, local, parse_xml
-from diana.utils.lazy import parent_first
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -340,10 +340,7 @@ def _item(item: Element, where: str) -> dict[str, Any]:
 @lru_cache(maxsize=8192)
 def _entry(tag: int) -> tuple[str, str, bool]:
     """Return keyword, value representation and whether several values are allowed; empty for what is not known."""
-    parent_first("pydicom")
-    from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
-
-    keyword = keyword_for_tag(tag)
-    if not keyword:
+    found = entry_of(tag)
+    if found is None or not found.keyword:
         return "", "", False
-    return keyword, dictionary_VR(tag).split(" or ")[0], dictionary_VM(tag) != "1"
+    return found.keyword, vr_of(tag), found.vm != "1"

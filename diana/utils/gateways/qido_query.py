@@ -11,11 +11,11 @@ import attrs
 from attrs import define, field
 
 from diana.exceptions import InvalidItem, Unsupported
+from diana.utils.dicom.dictionary import keywords
 from diana.utils.dicom.levels import DicomLevel
 from diana.utils.dicom.matching import wire_text
 from diana.utils.dicom.query import Query
 from diana.utils.dicom.ref import is_uid
-from diana.utils.lazy import parent_first
 
 __all__ = ["HierarchicalQuery", "QidoRSQueryBase", "RelationalQuery", "UnsupportedParameter", "ensure_query_type"]
 
@@ -106,10 +106,7 @@ class QidoRSQueryBase:
             raise InvalidItem("min_study_date and max_study_date must both be given, or neither")
 
     def _check_fields(self) -> None:
-        parent_first("pydicom")
-        from pydicom.datadict import tag_for_keyword
-
-        unknown = [name for name in self.include_fields if not isinstance(name, str) or tag_for_keyword(name) is None]
+        unknown = [name for name in self.include_fields if not isinstance(name, str) or name not in keywords()]
         if unknown:
             raise InvalidItem(f"include_fields holds what is no DICOM keyword: {', '.join(map(str, unknown))}")
 
