@@ -59,6 +59,11 @@ class FolderChanges:
         """Tell whether the kernel says what changes."""
         return self._kernel is not None
 
+    @property
+    def handle(self) -> int | None:
+        """Return what can be read from when the kernel has something to say; None when it does not say."""
+        return None if self._kernel is None else self._kernel.handle
+
     def close(self) -> None:
         """End the watches; the next ``take`` begins with everything again."""
         if self._kernel is not None:

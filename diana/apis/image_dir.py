@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final  # arrays hold any number type
 
 from attrs import define, evolve, field
 
-from diana.apis._folder_endpoint import FolderEndpoint
+from diana.apis._deid_folder import DeidFolder
 from diana.apis._folder_index import walk
 from diana.dixel import Dixel, DixelView, ShamDixel
 from diana.dixel.convert import element_values
@@ -23,14 +23,16 @@ NUMBERS: Final = re.compile(r"(.+)-([0-9]{4,})-([0-9]{4,})\Z")
 
 
 @define(eq=False, slots=False)
-class ImageDir(FolderEndpoint):
+class ImageDir(DeidFolder):
     """
     Hold the picture of each instance as ``<accession number>-<series>-<instance>.png``; that name is its id.
 
     Series and studies are put by their children; their ids are the beginning of the names. Pixel values are rescaled
     (PS3.3 C.11.1) and brought to 8 bits, MONOCHROME1 is inverted, frames are laid side by side. An accession number
-    that is no plain name is replaced by its hash; with ``anonymizing`` the ShamDixel's stands in. The pictures are not
-    searched for burned-in text.
+    that is no plain name is replaced by its hash. With ``anonymizing`` an instance is de-identified by ``deid`` (see
+    ``diana.deid.setup.Setup``; a key is needed) before its picture is made, so that one with text burned in is masked
+    or held back, and the name begins with the new StudyInstanceUID, or a keyed hash of the accession number. With the
+    preset *sham* the name is that of the ShamDixel, and the pixels stay.
     """
 
     views: ClassVar[DixelView] = DixelView.META | DixelView.FILE | DixelView.PIXELS
@@ -55,7 +57,8 @@ class ImageDir(FolderEndpoint):
 
     def _put_one(self, instance: Dixel) -> str:
         fn = self._address(instance).id
-        picture = self.gateway.encoded(fn, self._values(instance), self.max_size)
+        shown = instance if self._is_plain else self._released(instance)
+        picture = self.gateway.encoded(fn, self._values(shown), self.max_size)
         if self.gateway.exists(fn):
             with self.gateway.open(fn) as stream:
                 if stream.read() != picture:
@@ -102,19 +105,39 @@ class ImageDir(FolderEndpoint):
             return Ref(dixel.level, id=known)
         if dixel.level < DicomLevel.STUDIES or not first:
             raise InvalidItem(f"{self.name}: a picture is named by accession number or StudyInstanceUID")
-        named = ShamDixel.from_dixel(dixel) if self.anonymizing else dixel
+        named = self._named(dixel)
         if dixel.level == DicomLevel.INSTANCES:
             match = NUMBERS.match(named.image_base_fn)
             if match is None:
                 raise InvalidItem(f"{self.name}: an image name needs numbers of series and instance from 0 on")
             return Ref(dixel.level, id=f"{paths.safe_part(match[1])}-{match[2]}-{match[3]}{SUFFIX}")
-        start = paths.safe_part(str(named.sid() or first))
+        start = paths.safe_part(str(named.sid() or named.tags.get("StudyInstanceUID") or first))
         if dixel.level == DicomLevel.STUDIES:
             return Ref(dixel.level, id=start)
         try:
-            return Ref(dixel.level, id=f"{start}-{int(dixel.tags['SeriesNumber']):04}")
+            return Ref(dixel.level, id=f"{start}-{int(named.tags['SeriesNumber']):04}")
         except (KeyError, TypeError, ValueError):
             raise InvalidItem(f"{self.name}: a series is named by its SeriesNumber") from None
+
+    @property
+    def _is_plain(self) -> bool:
+        """Tell whether pixels stay as they are."""
+        return not self.anonymizing or self._key is None
+
+    def _named(self, dixel: Dixel) -> Dixel:
+        """Return a dixel with the tags that the name is made of."""
+        if not self.anonymizing:
+            return dixel
+        if self._key is None:
+            return ShamDixel.from_dixel(dixel)
+        from diana.deid.reports import short_number, study_name
+
+        tags: dict[str, Any] = {"StudyInstanceUID": study_name(self._key, dixel.tags)}
+        for number, uid in (("SeriesNumber", "SeriesInstanceUID"), ("InstanceNumber", "SOPInstanceUID")):
+            tags[number] = dixel.tags.get(number)
+            if tags[number] in (None, "") and dixel.tags.get(uid):
+                tags[number] = short_number(self._key, str(dixel.tags[uid]))
+        return Dixel(tags=tags, level=dixel.level)
 
     def _names(self, ref: Ref) -> list[str]:
         """Return the names of the pictures that a ref means."""

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from multiprocessing import get_context
@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any, Final  # contexts and processes of multiprocessing
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from diana.daemons.deid_work import Bench, Done, Task, failed
+from diana.daemons.deid_work import Bench, Done, Task, add_counts, failed
 from diana.exceptions import DianaError
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ class Crew:
         self._context: Any = get_context("fork" if threading.active_count() == 1 else "spawn")
         self._suspects: deque[Task] = deque()
         self._hands: list[_Hand] = []
+        if self._context.get_start_method() == "fork":
+            from diana.deid.engine import prepare
+
+            prepare()
         for _ in range(jobs):
             self._hire()
 
@@ -159,6 +163,7 @@ def _serve(pipe: Connection, bench: Bench, copied: Sequence[int]) -> None:
     for one in copied:
         os.close(one)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many processes as cores already
     try:
         worker = bench.worker()
     except DianaError as error:
@@ -170,10 +175,19 @@ def _serve(pipe: Connection, bench: Bench, copied: Sequence[int]) -> None:
     while (group := waiting.get()) is not None:
         done = [worker(task) for task in group]
         try:
-            pipe.send(done)
+            pipe.send(_summed(done) if bench.out is not None else done)
         except OSError:
             break
     os._exit(0)
+
+
+def _summed(group: list[Done]) -> list[Done]:
+    """Return results of which the last holds what was done in all; the counts are most of what goes through a pipe."""
+    total: dict[str, Counter[str]] = {}
+    for one in group:
+        add_counts(total, one.actions)
+    plain = {path: dict(counts) for path, counts in total.items()}
+    return [*(evolve(one, actions={}) for one in group[:-1]), evolve(group[-1], actions=plain)]
 
 
 def _receive(pipe: Connection, put: Callable[[list[Task] | None], None]) -> None:

@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 from diana.daemons.deid_crew import work_all
 from diana.daemons.deid_custody import Custody, Places
 from diana.daemons.deid_sources import EndpointSource, FileSource, Marks, Source, paths_of_registry
-from diana.daemons.deid_work import Bench, Done
+from diana.daemons.deid_work import Bench, Done, add_counts
 from diana.deid.audit import Audit
 from diana.deid.key import Key
 from diana.deid.recipe import Recipe
@@ -57,8 +57,7 @@ class Summary:
         self.bytes_in += done.bytes_in
         if done.state != "done":
             self.reasons[done.state, done.reason] += 1
-        for path, counts in done.actions.items():
-            self.actions.setdefault(path, Counter()).update(counts)
+        add_counts(self.actions, done.actions)
 
     @property
     def clean(self) -> bool:

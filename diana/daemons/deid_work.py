@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final  # frames between processes
@@ -49,7 +49,8 @@ class Done:
     Say what became of one object.
 
     ``out`` is the name below the output folder. ``ids`` are the original ones, for the crosswalk; ``strings`` are texts
-    of the output that this worker had not seen before; ``blob`` is the output when it is not for a folder.
+    of the output that this worker had not seen before; ``blob`` is the output when it is not for a folder. ``actions``
+    may be those of several objects together, none of which is told of twice.
     """
 
     item: str
@@ -61,7 +62,7 @@ class Done:
     ids: tuple[str, ...] = field(default=(), repr=False)
     source: dict[str, Any] = field(factory=dict, repr=False)
     record: dict[str, Any] = field(factory=dict, repr=False)
-    actions: dict[str, Counter[str]] = field(factory=dict, repr=False)
+    actions: Mapping[str, Mapping[str, int]] = field(factory=dict, repr=False)
     strings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     blob: Blob | None = field(default=None, repr=False)
     bytes_in: int = 0
@@ -141,6 +142,17 @@ class Worker:
             kept,
             len(blob),
         )
+
+
+def add_counts(total: dict[str, Counter[str]], actions: Mapping[str, Mapping[str, int]]) -> None:
+    """Add what was done, by path of tags, to what was done before."""
+    for path, counts in actions.items():
+        known = total.get(path)
+        if known is None:
+            total[path] = Counter(counts)
+            continue
+        for action, count in counts.items():
+            known[action] += count
 
 
 def failed(task: Task, state: str, reason: str, text: str) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import (
@@ -19,6 +20,8 @@ from diana.utils.dicom import Query, read_header
 if TYPE_CHECKING:
     from diana.deid.key import Key
     from diana.deid.setup import LocalDeid
+
+log = logging.getLogger(__name__)
 
 
 class Step(Protocol):
@@ -83,10 +86,10 @@ class ServerAnonymize:
     """
     Let the Orthanc that holds an instance de-identify it, with the pseudonym and UIDs that a key gives.
 
-    Without a key it is the ShamDixel's replacement map, whose ids are unkeyed hashes. The server's own profile decides
-    about everything else, and leaves more than ``Deidentify`` does. The answer is the new file; nothing is stored
-    there. It is searched for what identified the patient, and does not go on with a hit. ``server`` is the route's own
-    source when it is None.
+    Without ``key``, for the preset *sham*, it is the ShamDixel's replacement map, whose ids are unkeyed hashes. The
+    server's own profile decides about everything else, and leaves more than ``Deidentify`` does. The answer is the new
+    file; nothing is stored there. It is searched for what identified the patient, and does not go on with a hit.
+    ``server`` is the route's own source when it is None.
     """
 
     server: Any = None
@@ -149,12 +152,14 @@ def server_anonymize(options: Any = None, server: Any = None) -> ServerAnonymize
     """
     Return the step that lets a server de-identify; ``options`` are those of ``deidentify``, of which the key counts.
 
-    Without a key, or with the preset *sham*, the ids are those of ``ShamDixel``.
+    With the preset *sham* the ids are those of ``ShamDixel``. Raises ConfigError when the key is missing.
     """
-    from diana.deid.setup import Setup
+    from diana.deid.setup import SHAM_WARNING, Setup
 
     setup = Setup.from_options(options)
-    return ServerAnonymize(server, key=setup.load_key() if setup.has_key and not setup.is_sham else None)
+    if setup.is_sham:
+        log.warning(SHAM_WARNING)
+    return ServerAnonymize(server, key=None if setup.is_sham else setup.load_key())
 
 
 STEPS: Mapping[str, Callable[[Any], Step]] = {

@@ -36,6 +36,7 @@ HOW = {
     "walk": "kept, its items de-identified",
 }
 
+PRIVATE = ", but for those of Table E.3.10-1, the recipe, and what (0008,0300) of the object calls safe"
 PROCESS = """\
 Every element of the data set, at every depth, goes through the table; a compound action is settled by the Type of the
 attribute in the IOD (PS3.3), of an unknown SOP class by Type 2. {mode}
@@ -43,7 +44,8 @@ Private elements are removed{private}. References keep their structure; the UIDs
 UIDs become 2.25 and 128 bits of HMAC-SHA256 over the old one, pseudonyms HMAC-SHA256 over issuer and patient id, unless
 a registry holds them: both are the same in every run with the same key, whatever the process, order or machine.
 Dates: {dates}. Times of day: {times}.
-Pixels: {pixels}. Comments in compressed streams, overlays, curves and what follows the data set are removed.
+Pixels: {pixels}. Comments in compressed streams, overlays (those in bits of the pixels too), curves and what
+follows the data set are removed.
 Preamble and File Meta Information are written anew, without application entities and private information.
 Inserted are Patient Identity Removed, De-identification Method with its codes, and Longitudinal Temporal Information
 Modified, each from what was really done.
@@ -98,7 +100,7 @@ def _process(recipe: Recipe) -> str:
     strict = "Free text and elements that the table does not list are removed." if recipe.mode == "strict" else ""
     return PROCESS.format(
         mode=strict or "Elements that the table does not list stay.",
-        private=", but for those of Table E.3.10-1 and the recipe" if Option.SAFE_PRIVATE in options else "",
+        private=PRIVATE if Option.SAFE_PRIVATE in options else "",
         dates=dates,
         times="emptied" if recipe.remove_times else "as the table says, never moved",
         pixels="masked where a rule says so" if Option.CLEAN_PIXEL_DATA in options else "unchanged",

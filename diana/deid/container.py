@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from diana.deid.overlays import cleared
 from diana.deid.raw import EXPLICIT_LITTLE, encode
-from diana.deid.source import IN_MEMORY, Bytes, Span
+from diana.deid.source import IN_MEMORY, Bytes, Cleared, Span
 from diana.utils.blob import PIECE, Blob
 from diana.utils.gateways.dimse_pdu import IMPLEMENTATION_NAME, IMPLEMENTATION_UID
 
@@ -46,7 +47,7 @@ def write(
 
     Raises OSError when the file cannot be written.
     """
-    size = len(meta) + sum(piece.length if isinstance(piece, Span) else len(piece) for piece in pieces)
+    size = len(meta) + sum(piece.length if isinstance(piece, Span | Cleared) else len(piece) for piece in pieces)
     if size <= IN_MEMORY:
         content = _flat(pieces, reader)
         return Blob(b"".join((meta, *(_deflated(content) if deflated else content)))), ""
@@ -84,7 +85,7 @@ def _stream(meta: bytes, pieces: list[Bytes], reader: Reader, out: BinaryIO, def
 
 def _flat(pieces: Iterable[Bytes], reader: Reader) -> Iterator[bytes | memoryview]:
     for piece in pieces:
-        if not isinstance(piece, Span):
+        if not isinstance(piece, Span | Cleared):
             yield piece
             continue
         at, end = piece.offset, piece.offset + piece.length
@@ -93,7 +94,7 @@ def _flat(pieces: Iterable[Bytes], reader: Reader) -> Iterator[bytes | memoryvie
             if not part:
                 raise OSError("the source became shorter while it was read")
             at += len(part)
-            yield part
+            yield cleared(part, piece.keep) if isinstance(piece, Cleared) else part
 
 
 def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:

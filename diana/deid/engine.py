@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
-from diana.deid import container, facts, markers, output
+from diana.deid import container, facts, markers, output, overlays
 from diana.deid.descriptors import Cleaner
 from diana.deid.options import Option
 from diana.deid.pixels import Decision
 from diana.deid.plan import Plan
-from diana.deid.pseudonyms import Subject, subject_of
+from diana.deid.pseudonyms import Subject, Subjects, subject_of
 from diana.deid.recipe import Recipe, Rule
 from diana.deid.result import Quarantined, Reason, Refused, Result, Step
 from diana.deid.source import Opened, open_blob
-from diana.deid.walk import Walk
+from diana.deid.walk import Piece, Walk
 from diana.exceptions import InvalidItem
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_PLANS: Final = 512
-
-
-class Subjects(Protocol):
-    """Say who stands for a patient."""
-
-    def subject(self, issuer: str, patient_id: str) -> Subject:
-        """Return the subject. Raises Quarantined when there shall be none."""
+KEPT: Final = 24 << 20
 
 
 @define(eq=False)
@@ -53,6 +48,9 @@ class Deidentifier:
     folder: Path | None = None
     _plans: dict[tuple[str, tuple[int, ...]], Plan] = field(init=False, factory=dict, repr=False)
     _rules: tuple[tuple[PixelRule, ...], tuple[str, ...]] | None = field(init=False, default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        _keep_memory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Deidentifier, (self.recipe, self.key, self.registry, self.folder))
@@ -93,12 +91,26 @@ class Deidentifier:
                 self._plan(opened, known), self.key, subject, self._minted, Cleaner(opened.nodes, self.recipe).clean
             )
             walk.steps = []
-            walk.top(opened.nodes, known.charset, known.stated_issuer)
+            self._kept_bits(opened, walk, walk.top(opened.nodes, known.charset, known.stated_issuer))
             yield from facts.container_steps(opened)
             yield from walk.steps
             yield from markers.steps()
         finally:
             opened.reader.close()
+
+    def subject(self, issuer: str, patient_id: str, others: Sequence[tuple[str, str]] = ()) -> Subject:
+        """
+        Return who stands for a patient.
+
+        ``others`` are further (issuer, id) pairs that are said to be of the same patient; without a registry nobody
+        knows of whom they are. Raises Quarantined and Refused as the registry does.
+        """
+        if self.registry is None:
+            return self._minted(issuer, patient_id)
+        own = self.recipe.issuer
+        if not others:
+            return self.registry.subject(issuer or own, patient_id)
+        return self.registry.subject(issuer or own, patient_id, [(one or own, other) for one, other in others])
 
     def _done(self, blob: Blob) -> Result:
         opened = open_blob(blob)
@@ -146,6 +158,16 @@ class Deidentifier:
             self._rules = rules, keys_of(rules)
         return self._rules
 
+    @staticmethod
+    def _kept_bits(opened: Opened, walk: Walk, pieces: list[Piece]) -> bytes:
+        """Return the bits of a sample that stay, empty when all do, and note what goes."""
+        if not any(node.tag >> 16 & 0xFF00 == 0x6000 for node in opened.nodes):
+            return b""
+        keep = overlays.kept_bits(opened, {piece.tag for piece in pieces})
+        if keep and opened.pixels is not None:
+            walk.note_overlay(opened.pixels)
+        return keep
+
     def _plan(self, opened: Opened, known: facts.Facts) -> Plan:
         rules = self.recipe.rules
         met = tuple(number for number, rule in enumerate(rules) if self._is_met(rule, opened, known))
@@ -167,15 +189,10 @@ class Deidentifier:
     def _minted(self, issuer: str, patient_id: str) -> Subject:
         return subject_of(self.key, issuer or self.recipe.issuer, patient_id)
 
-    def _subject(self, issuer: str, patient_id: str) -> Subject:
-        if self.registry is None:
-            return self._minted(issuer, patient_id)
-        return self.registry.subject(issuer or self.recipe.issuer, patient_id)
-
     def _written(self, opened: Opened, known: facts.Facts, blob: Blob, pixels: str) -> Result:
-        subject = self._subject(known.issuer, known.patient_id)
+        subject = self.subject(known.issuer, known.patient_id, facts.other_ids(opened, known) if self.registry else ())
         walk = Walk(
-            self._plan(opened, known), self.key, subject, self._subject, Cleaner(opened.nodes, self.recipe).clean
+            self._plan(opened, known), self.key, subject, self.subject, Cleaner(opened.nodes, self.recipe).clean
         )
         pieces = walk.top(opened.nodes, known.charset, known.stated_issuer)
         claim = not walk.loosened
@@ -185,7 +202,7 @@ class Deidentifier:
         if Option.UIDS not in self.recipe.options:
             ids = [walk.uids.mapped(one) for one in ids]
         meta = container.file_meta(known.class_bytes, ids[0], opened.syntax)
-        body = output.assemble(opened, marked)
+        body = output.assemble(opened, marked, self._kept_bits(opened, walk, pieces))
         made, digest = container.write(meta, body, opened.reader, deflated=opened.deflated, folder=self.folder)
         try:
             output.check(made, opened, walk, known, marked)
@@ -195,3 +212,25 @@ class Deidentifier:
         sop, study, series = (one.decode("latin-1") for one in ids)
         actions = output.actions(walk, opened)
         return Result("done", made, "", "", sop, study, series, actions, codes, pixels, digest, claim)
+
+
+@lru_cache(maxsize=1)
+def _keep_memory() -> None:
+    """
+    Let the C library keep the memory of one object for the next.
+
+    glibc gives what a freed object took back to the kernel, and takes it again page by page for the next one, until it
+    has seen a larger block come and go. The block is never touched and costs no memory.
+    """
+    bytes(KEPT)
+
+
+def prepare() -> None:
+    """Read what every object needs, so that processes which are copied from this one have it already."""
+    from diana.deid.pixel_rules import builtin_rules
+    from diana.deid.scan_words import is_common
+    from diana.deid.tables import by_tag, text_types, vrs
+
+    for read in (builtin_rules, by_tag, text_types, vrs):
+        read()
+    is_common("")

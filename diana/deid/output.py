@@ -13,7 +13,7 @@ from diana.deid.plan import KINDS
 from diana.deid.raw import Node, encode
 from diana.deid.result import Quarantined, Reason, Refused
 from diana.deid.scan import Hit, Identifiers
-from diana.deid.source import Bytes, Opened, open_blob
+from diana.deid.source import Bytes, Cleared, Opened, open_blob
 from diana.utils.dicom._scan import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ _KINDS: Final = frozenset(f"{tag:08X}" for tag in KINDS)
 _ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES = 0x00280010, 0x00280011, 0x00280100, 0x00280002, 0x00280008
 
 
-def assemble(opened: Opened, pieces: list[Piece]) -> list[Bytes]:
-    """Return the bytes of the data set in order, large values and pixels as places in the source."""
+def assemble(opened: Opened, pieces: list[Piece], keep: bytes = b"") -> list[Bytes]:
+    """
+    Return the bytes of the data set in order, large values and pixels as places in the source.
+
+    Of native pixels only the bits ``keep`` of each sample are copied, all without it.
+    """
     pixels: list[Bytes] = []
     tables: dict[int, bytes] = {}
     if opened.pixels is not None and opened.pixels.fragments:
@@ -49,7 +53,9 @@ def assemble(opened: Opened, pieces: list[Piece]) -> list[Bytes]:
         else:
             out.append(b"".join(held))
             held = []
-            out += _large(opened, node, pixels if node is opened.pixels else None)
+            is_masked = keep and node is opened.pixels
+            fragments = pixels if node is opened.pixels else None
+            out += _masked(opened, node, keep) if is_masked else _large(opened, node, fragments)
     out.append(b"".join(held))
     return out
 
@@ -64,6 +70,13 @@ def _large(opened: Opened, node: Node, fragments: list[Bytes] | None) -> list[By
         return [reader.piece(node.start, node.end - node.start)]
     head = reader.read(node.start, node.value - node.start)
     return [head[:-4] + node.coding.long.pack(length), reader.piece(node.value, length)]
+
+
+def _masked(opened: Opened, node: Node, keep: bytes) -> list[Bytes]:
+    """Return native pixels without the bits that go, nor what follows the last pixel."""
+    length = len(node) - _excess(opened, node)
+    head = opened.reader.read(node.start, node.value - node.start)
+    return [head[:-4] + node.coding.long.pack(length), Cleared(node.value, length, keep)]
 
 
 def _excess(opened: Opened, node: Node) -> int:

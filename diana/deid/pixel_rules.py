@@ -140,14 +140,19 @@ class Asked:
     """Ask in the language of ``Query``."""
 
     match: Mapping[str, Any] = field(repr=False)
+    _query: Query = field(init=False, eq=False, repr=False)
+
+    @_query.default
+    def _made_once(self) -> Query:
+        return Query(self.match)
 
     def met(self, tags: Tags) -> bool:
         """Tell whether the query fits."""
-        return Query(self.match).matches(tags)
+        return self._query.matches(tags)
 
     def keys(self) -> frozenset[str]:
         """Return the keywords of the query."""
-        return frozenset(Query(self.match).keywords())
+        return frozenset(self._query.keywords())
 
 
 ALWAYS: Final = Group("all", ())
@@ -229,7 +234,7 @@ _KEYS: Final = ("name", "action", "when", "contains", "blank", "keep", "regions"
 
 
 def _rule(entry: Any, where: str, problems: list[str]) -> PixelRule | None:
-    from diana.deid.recipe_files import unknown_keys
+    from diana.utils.endpoint.documents import unknown_keys
 
     if not isinstance(entry, Mapping):
         problems.append(where + "a rule is a mapping")
@@ -255,11 +260,14 @@ def _condition(entry: Mapping[str, Any], where: str, problems: list[str]) -> Con
         problems.append(where + "'when' and 'contains' are mappings of keywords to what they must match")
         return ALWAYS
     texts = {key: value if isinstance(value, list) else [value] for key, value in contains.items()}
+    before = len(problems)
     for match in (when, texts):
         try:
             Query(match).check_keywords()
         except ConfigError as error:
             problems += [where + problem for problem in error.problems]
+    if len(problems) > before:
+        return ALWAYS
     parts = _asked(when)
     parts += [
         Group("any", tuple(Test(str(key), "contains", str(value)) for value in values)) for key, values in texts.items()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from diana.deid import tables
 from diana.deid.allowed import CODE_TAGS, allowed_tags
 from diana.deid.options import Option
+from diana.deid.raw import LONG, SHORT
 from diana.deid.recipe import Recipe, Rule
+
+if TYPE_CHECKING:
+    from diana.deid.characteristics import Block
 
 TEXT: Final = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 DATES: Final = frozenset(("DA", "DT", "TM"))
+_VRS: Final = frozenset((*SHORT.values(), *LONG.values())) - {"UN"}
 _LETTERS: Final = TEXT | DATES | {"AS", "CS", "DS", "IS", "UI"}
 CHECKED: Final = {"CS": "term", "DS": "number", "IS": "number", "AS": "age"}
 
@@ -93,24 +98,40 @@ class Plan:
                 self._cache[tag, vr, prefix] = found
         return found
 
-    def private(self, tag: int, vr: str, creator: str) -> Verdict:
-        """Return what to do with a private element that has a creator."""
+    def private(self, tag: int, vr: str, creator: str, stated: Block | None = None) -> Verdict:
+        """Return what to do with a private element that has a creator; ``stated`` is what its own object says of it."""
         found = Verdict("remove", "E.1-1: private X")
         if self.safe_private:
-            safe = self._safe_vr(tag, creator)
-            if safe is not None and _agree(safe, vr):
-                found = self._private_by_vr(safe or vr)
+            safe = self._vouched(tag, creator)
+            said = stated.action(tag & 0xFF) if stated is not None and safe is None else ""
+            if stated is not None and said == "keep":
+                found = self._private_by_vr(_known_vr(vr, tag, creator, stated), "E.3.10: (0008,0300) says safe")
+            elif said:
+                found = self._identifying(said, vr)
+            else:
+                safe = tables.safe_private().get((creator, tag >> 16, tag & 0xFF)) if safe is None else safe
+                if safe is not None and _agree(safe, vr):
+                    found = self._private_by_vr(safe or vr, "E.3.10: safe private C")
         return self._ruled(found, tag, vr, creator, listed=True)
 
-    def _safe_vr(self, tag: int, creator: str) -> str | None:
+    def _vouched(self, tag: int, creator: str) -> str | None:
+        """Return the VR that the recipe gives to an element that it names as safe."""
         group, element = tag >> 16, tag & 0xFF
         for mine in self.recipe.safe_private:
             if mine.creator == creator and mine.group == group and mine.element in (None, element):
                 return mine.vr
-        return tables.safe_private().get((creator, group, element))
+        return None
 
-    def _private_by_vr(self, vr: str) -> Verdict:
-        rule = "E.3.10: safe private C"
+    def _identifying(self, said: str, vr: str) -> Verdict:
+        """Return the action that the object itself asks for, where the element can bear it (PS3.3 C.12.1)."""
+        rule = "E.3.10: (0008,0307) of the object"
+        if said == "uid" and vr == "UI":
+            return Verdict("keep" if Option.UIDS in self.recipe.options else "uid", rule)
+        if said == "empty" or (said == "dummy" and vr not in ("", "UN", "??", "UI")):
+            return Verdict(said, rule)
+        return Verdict("remove", rule)
+
+    def _private_by_vr(self, vr: str, rule: str) -> Verdict:
         if vr in DATES:
             return self._date(rule, vr, "remove")
         if vr == "UI":
@@ -251,6 +272,14 @@ def _dummy_of(tag: int, vr: str) -> str:
     if tag == GRAPHIC_ANNOTATIONS:
         return "graphics"
     return "stub" if vr == "SQ" else "dummy"
+
+
+def _known_vr(vr: str, tag: int, creator: str, stated: Block) -> str:
+    """Return the VR of an element that its object calls safe; that of plain text when none is told."""
+    if vr not in ("", "UN", "??"):
+        return vr
+    told = tables.safe_private().get((creator, tag >> 16, tag & 0xFF), "") or stated.vrs.get(tag & 0xFF, "")
+    return told if told in _VRS else "LO"
 
 
 def _agree(safe: str, vr: str) -> bool:

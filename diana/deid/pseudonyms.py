@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from base64 import b32encode
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import field, frozen
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 ROOT = "2.25."
 STANDARD = "1.2.840.10008"
 WEEKS = (52, 520)
+MODES: Final = ("mint", "refuse", "quarantine")
 
 
 @frozen
@@ -25,6 +27,17 @@ class Subject:
     pseudonym: str
     name: str
     weeks: int = field(repr=False)
+
+
+class Subjects(Protocol):
+    """Say who stands for a patient."""
+
+    def subject(self, issuer: str, patient_id: str, others: Sequence[tuple[str, str]] = ()) -> Subject:
+        """
+        Return the subject; ``others`` are (issuer, id) pairs that the same patient is said to have.
+
+        Raises Quarantined when there shall be none.
+        """
 
 
 def new_uid(key: Key, uid: str) -> str:

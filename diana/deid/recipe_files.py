@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final  # documents hold any value
@@ -15,7 +15,7 @@ from diana.deid.pixel_rules import PixelRule, rules_from
 from diana.deid.recipe import ACTIONS, MODES, PRESETS, Recipe, Rule, SafePrivate
 from diana.exceptions import ConfigError
 from diana.utils.dicom.dictionary import keywords
-from diana.utils.endpoint.documents import Document, load_document, parse_document, substituted
+from diana.utils.endpoint.documents import Document, load_document, near, parse_document, substituted, unknown_keys
 
 KEYS: Final = (
     *("preset", "name", "mode", "options", "without", "rules", "keep_year_of_birth", "age_cap", "safe_private"),
@@ -61,7 +61,8 @@ def from_document(document: Document, folder: Path | None = None) -> Recipe:
     problems: list[str] = []
     where = f"{document.origin}: " if document.origin else ""
     values = substituted(dict(document), None, where, problems)
-    problems += [_at(document, (key,)) + problem for key, problem in _unknown(values, KEYS)]
+    for key in values.keys() - set(KEYS):
+        problems += [_at(document, (key,)) + problem for problem in unknown_keys({key: None}, KEYS)]
     base = _base(values, where, problems)
     made: dict[str, Any] = {}
     for key, kind, told in _PLAIN:
@@ -71,7 +72,7 @@ def from_document(document: Document, folder: Path | None = None) -> Recipe:
             else:
                 problems.append(f"{_at(document, (key,))}{key} is {told}")
     if made.get("mode") not in (None, *MODES):
-        problems.append(_at(document, ("mode",)) + f"unknown mode{_near(made.pop('mode'), MODES)}")
+        problems.append(_at(document, ("mode",)) + f"unknown mode{near(made.pop('mode'), MODES)}")
     made["options"] = _options(document, values, base, problems)
     made["rules"] = (*base.rules, *_rules(document, values.get("rules"), problems))
     made["safe_private"] = (*base.safe_private, *_private(document, values.get("safe_private"), problems))
@@ -95,20 +96,6 @@ _PLAIN: Final = (
 )
 
 
-def unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str]) -> list[str]:
-    """Return a problem for each key that is not known, with the nearest one that is."""
-    return [problem for _, problem in _unknown(mapping, tuple(known))]
-
-
-def _unknown(mapping: Mapping[Any, Any], known: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(str(key), f"unknown key {str(key)[:40]!r}{_near(key, known)}") for key in mapping if key not in known]
-
-
-def _near(word: object, known: Iterable[str]) -> str:
-    near = get_close_matches(str(word).lower(), list(known), 1, 0.6)
-    return f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-
-
 def _at(document: Document, place: tuple[str, ...]) -> str:
     line = document.lines.get(place)
     origin = f"{document.origin}: " if document.origin else ""
@@ -120,7 +107,7 @@ def _base(values: Mapping[str, Any], where: str, problems: list[str]) -> Recipe:
     if preset is None:
         return Recipe(name="recipe")
     if preset not in PRESETS:
-        problems.append(f"{where}unknown preset{_near(preset, PRESETS)}")
+        problems.append(f"{where}unknown preset{near(preset, PRESETS)}")
         return Recipe(name="recipe")
     return Recipe.preset(str(preset))
 
@@ -143,7 +130,7 @@ def _options(document: Document, values: Mapping[str, Any], base: Recipe, proble
             if plain in known:
                 held.add(Option(plain))
             else:
-                problems.append(f"{_at(document, (key,))}{key}: unknown option number {at + 1}{_near(plain, known)}")
+                problems.append(f"{_at(document, (key,))}{key}: unknown option number {at + 1}{near(plain, known)}")
     found = frozenset(chosen["options"] - chosen["without"])
     if {Option.FULL_DATES, Option.MODIFIED_DATES} <= found:
         problems.append(_at(document, ("options",)) + "the options full-dates and modified-dates exclude each other")
@@ -160,7 +147,7 @@ def _rules(document: Document, value: Any, problems: list[str]) -> list[Rule]:
         action = entry.get("action")
         if action not in ACTIONS:
             told = "a rule needs an action" if action is None else "unknown action"
-            problems.append(f"{place}rule {at + 1}: {told}{_near(action, ACTIONS)}")
+            problems.append(f"{place}rule {at + 1}: {told}{near(action, ACTIONS)}")
         when = entry.get("when")
         if when is not None and not isinstance(when, Mapping):
             problems.append(f"{place}rule {at + 1}: 'when' is a mapping of keywords to what they must match")

@@ -17,10 +17,9 @@ from attrs import frozen
 from sqlalchemy import Connection, Row, select, update
 
 from diana.deid.key import Key
-from diana.deid.pseudonyms import Subject, normal_id, subject_of
+from diana.deid.pseudonyms import MODES, Subject, normal_id, subject_of
 from diana.deid.registry_tables import FIND, create, projects, subjects
 from diana.deid.result import Quarantined, Reason, Refused
-from diana.deid.setup import MODES
 from diana.exceptions import ConfigError, StateUnavailable
 from diana.ledger.schema import storable
 from diana.ledger.store import Store
@@ -133,25 +132,34 @@ class Registry:
         """
         Return the subject of a patient, minting it when it is unknown and the mode allows.
 
-        ``others`` are further (issuer, id) pairs of the same patient. Raises Refused or Quarantined *unknown-patient*
-        (by the mode), Quarantined *conflict* (the ids belong to different subjects, or the id is itself a pseudonym of
-        the project) or *pseudonym-collision*; StateUnavailable when the database cannot be reached.
+        ``others`` are further (issuer, id) pairs that the same patient is said to have. When the registry knows one of
+        them, an unknown patient becomes another id of that subject. Those that it does not know are not stored: what an
+        object says merges nobody that is met later. Raises Refused or Quarantined *unknown-patient* (by the mode),
+        Quarantined *conflict* (the ids belong to different subjects, or the id is itself a pseudonym of the project) or
+        *pseudonym-collision*; StateUnavailable when the database cannot be reached.
         """
         asked = _clean(issuer, patient_id)
         found = self._known.get(asked.key) or self._remember(asked, _patiently(lambda: self._find(asked)))
-        for other in (_clean(*one) for one in others):
-            is_new = other.key != asked.key and other.original
-            rival = _patiently(partial(self._find, other)) if is_new else None
-            if rival is not None and found is not None and rival.pseudonym != found.pseudonym:
-                raise Quarantined(Reason.CONFLICT)
-            if rival is not None and found is None:
-                self._alias(asked, other)
-                found = self._remember(asked, rival)
+        rivals = [(other, rival) for other in self._others(asked, others) if (rival := self._seen(other)) is not None]
+        if len({one.pseudonym for one in (found, *(rival for _, rival in rivals)) if one is not None}) > 1:
+            raise Quarantined(Reason.CONFLICT, "the ids of the patient belong to different subjects of the registry")
+        if found is None and rivals:
+            other, found = rivals[0]
+            self._alias(asked, other)
+            self._remember(asked, found)
         if found is not None:
             return found
         if self.mode != "mint":
             raise (Refused if self.mode == "refuse" else Quarantined)(Reason.PATIENT)
         return self._mint(asked)
+
+    @staticmethod
+    def _others(asked: _Patient, others: Sequence[tuple[str, str]]) -> Iterator[_Patient]:
+        cleaned = (_clean(*one) for one in others)
+        return (other for other in cleaned if other.original and other.key != asked.key)
+
+    def _seen(self, other: _Patient) -> Subject | None:
+        return self._known.get(other.key) or self._remember(other, _patiently(partial(self._find, other)))
 
     def lookup(self, issuer: str, patient_id: str) -> Subject | None:
         """Return the subject of a patient, or None; nothing is minted."""

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
@@ -18,6 +18,7 @@ import attrs
 from attrs import field, frozen
 
 from diana.deid.key import Key
+from diana.deid.pseudonyms import MODES
 from diana.deid.recipe import PRESETS, Recipe
 from diana.deid.result import Quarantined, Reason, Refused, Result
 from diana.exceptions import ConfigError, InvalidItem
@@ -25,6 +26,7 @@ from diana.utils.endpoint.serializable import SECRET
 
 if TYPE_CHECKING:
     from diana.deid.audit import Audit
+    from diana.deid.pseudonyms import Subject
     from diana.dixel import Dixel
     from diana.utils.blob import Blob
 
@@ -32,7 +34,6 @@ log = logging.getLogger(__name__)
 
 KEY_VARIABLE: Final = "DIANA_DEID_KEY"
 SHAM: Final = "sham"
-MODES: Final = ("mint", "refuse", "quarantine")
 UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 DESCRIPTIONS: Final = frozenset((0x00081030, 0x0008103E, 0x00200011))
 SHAM_WARNING: Final = (
@@ -54,8 +55,9 @@ class Setup:
     Say how to de-identify: a preset or the file of a recipe, the file of the key, and a registry.
 
     Without ``key`` the environment's DIANA_DEID_KEY names the file. ``registry`` is what ``Registry`` takes; without
-    one, pseudonyms come from the key alone. With ``audit`` each object is written down there. The preset *sham* is the
-    unkeyed mapping of ``ShamDixel``, for those who need its ids; it is no de-identification.
+    one, pseudonyms come from the key alone. With ``audit`` each object is written down there. ``patterns`` is a file of
+    what is removed from the text of reports, instead of the patterns that ship. The preset *sham* is the unkeyed
+    mapping of ``ShamDixel``, for those who need its ids; it is no de-identification.
     """
 
     preset: str = "basic"
@@ -65,6 +67,7 @@ class Setup:
     project: str = "default"
     mode: str = "mint"
     audit: str = ""
+    patterns: str = ""
 
     @staticmethod
     def from_options(options: Mapping[str, Any] | str | None) -> Setup:
@@ -106,11 +109,6 @@ class Setup:
         if self.preset not in PRESETS:
             raise ConfigError(f"unknown preset {self.preset[:40]!r}; known are {', '.join((*PRESETS, SHAM))}")
         return Recipe.preset(self.preset)
-
-    @property
-    def has_key(self) -> bool:
-        """Tell whether a key is named."""
-        return bool(self.key or os.environ.get(KEY_VARIABLE))
 
     @property
     def key_path(self) -> Path:
@@ -174,9 +172,12 @@ class LocalDeid:
     def __init__(self, setup: Setup) -> None:
         if setup.is_sham:
             log.warning(SHAM_WARNING)
+        from diana.deid.text import load_patterns
+
         self.setup = setup
         self.recipe = setup.make_recipe()
         self.key = None if setup.is_sham else setup.load_key()
+        self.patterns = load_patterns(setup.patterns) if setup.patterns else None
         self._lock = Lock()
         self._engine: Engine | None = None
         self._audit: Audit | None = None
@@ -194,6 +195,20 @@ class LocalDeid:
                     self._audit.add(begin_record(self.recipe, self.key))
             return self._engine
 
+    def record(self, what: dict[str, Any]) -> None:
+        """Write into the audit, when there is one."""
+        if self._audit is not None:
+            self._audit.add(what)
+
+    def subject(self, issuer: str, patient_id: str, others: Sequence[tuple[str, str]] = ()) -> Subject:
+        """Return who stands for a patient, see ``Deidentifier.subject``. Raises ConfigError for the preset *sham*."""
+        from diana.deid.engine import Deidentifier
+
+        engine = self.engine
+        if not isinstance(engine, Deidentifier):
+            raise ConfigError("the preset 'sham' knows no pseudonyms")
+        return engine.subject(issuer, patient_id, others)
+
     def __call__(self, dixel: Dixel) -> Dixel:
         """
         Return an instance with a new file and the tags of that file.
@@ -206,8 +221,7 @@ class LocalDeid:
         if dixel.blob is None:
             raise InvalidItem("the instance came without a file")
         result = self.engine.apply(dixel.blob)
-        if self._audit is not None:
-            self._audit.add(audit_record(result))
+        self.record(audit_record(result))
         if not result.done or result.blob is None:
             kind = Refused if result.state == "refused" else Quarantined
             raise kind(result.reason, f"{result.reason}: {result.text}" if result.text else result.reason)

@@ -61,7 +61,15 @@ class Span(NamedTuple):
     length: int
 
 
-Bytes: TypeAlias = "bytes | memoryview | Span"
+class Cleared(NamedTuple):
+    """Stand for samples of the source of which only the bits of a mask are copied."""
+
+    offset: int
+    length: int
+    keep: bytes
+
+
+Bytes: TypeAlias = "bytes | memoryview | Span | Cleared"
 
 
 @define(eq=False)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final  # documents hold any value
 
 from attrs import field, frozen
 
+from diana.deid.redaction import WORD, Redaction, replaced, template
 from diana.deid.regexes import safe_pattern
 from diana.deid.result import Quarantined, Reason
 from diana.deid.scan import Identifiers
-from diana.deid.scan_words import fold
+from diana.deid.scan_probes import kind_of
 from diana.exceptions import ConfigError, InvalidItem
+from diana.utils.dicom.dictionary import tag_of, vr_of
 
 if TYPE_CHECKING:
     from diana.deid.pseudonyms import Subject
@@ -28,6 +30,7 @@ LINE: Final = 400
 OVERLAP: Final = 150
 OLDEST: Final = 89
 _NAME, _PATIENT_ID, _BIRTH, _DATE, _ADDRESS = 0x00100010, 0x00100020, 0x00100030, 0x00080020, 0x00101040
+_INSTITUTION, _STUDY_UID = 0x00080080, 0x0020000D
 _PUT: Final = {
     "name": "[name]",
     "id": "[id]",
@@ -52,17 +55,17 @@ class Pattern:
     case: bool = False
     name: str = ""
 
-    def apply(self, line: str) -> str:
+    def finds(self, line: str) -> Iterator[re.Match[str]]:
         """
-        Return a line with what is found replaced; a long one is searched in pieces that overlap.
+        Yield what is found in a line; a long one is searched in pieces that overlap.
 
         Raises ConfigError for a pattern that is not taken.
         """
         pattern = safe_pattern(self.find, ignore_case=not self.case)
         if len(line) <= LINE:
-            return pattern.sub(self.put, line)
-        out: list[str] = []
-        done = at = 0
+            yield from (match for match in pattern.finditer(line) if match.end() > match.start())
+            return
+        at = 0
         while at < len(line):
             end = min(at + LINE, len(line))
             match = pattern.search(line, at, end)
@@ -71,9 +74,8 @@ class Pattern:
             elif match.end() == end < len(line) and match.start() > at:
                 at = match.start()  # it may go on
             else:
-                out += (line[done : match.start()], match.expand(self.put))
-                done = at = match.end()
-        return "".join(out) + line[done:]
+                yield match
+                at = match.end()
 
 
 def _as_texts(values: Iterable[object]) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ class Known:
     Hold what is known of the patient of a report; the values are in no ``repr``.
 
     ``names`` are DICOM names (``LAST^FIRST``) of the patient and of others, ``ids`` any further numbers (accession,
-    order), ``births`` and ``dates`` as YYYYMMDD, ``others`` phones, addresses, places.
+    order), ``births`` and ``dates`` as YYYYMMDD, ``others`` phones and addresses, ``places`` institutions and stations.
     """
 
     patient_id: str = field(default="", repr=False)
@@ -95,6 +97,8 @@ class Known:
     births: tuple[str, ...] = field(default=(), converter=_as_texts, repr=False)
     dates: tuple[str, ...] = field(default=(), converter=_as_texts, repr=False)
     others: tuple[str, ...] = field(default=(), converter=_as_texts, repr=False)
+    places: tuple[str, ...] = field(default=(), converter=_as_texts, repr=False)
+    uids: tuple[str, ...] = field(default=(), converter=_as_texts, repr=False)
 
     def identifiers(self) -> Identifiers:
         """Return what to look for."""
@@ -104,6 +108,8 @@ class Known:
             (_BIRTH, "DA", self.births),
             (_DATE, "DA", self.dates),
             (_ADDRESS, "LO", self.others),
+            (_INSTITUTION, "LO", self.places),
+            (_STUDY_UID, "UI", self.uids),
         )
         return _identifiers((tag, vr, text) for tag, vr, texts in held for text in texts)
 
@@ -122,7 +128,8 @@ def clean_report(
     Return the text of a report without what identifies its patient, ending in LF.
 
     What is known of the patient is replaced wherever it stands, whatever case and accents: the id by the pseudonym,
-    the rest by a word in brackets; then the patterns are applied line by line. Raises Quarantined *leak* when something
+    the rest by a word in brackets; then the patterns are applied line by line. What was put in is not searched, neither
+    now nor when the result is cleaned again for the same subject. Raises Quarantined *leak* when something
     that is known is still there, InvalidItem for a text of more than 4 Mi characters. Free text can name a patient in
     ways that no pattern knows: read what leaves the house.
     """
@@ -131,15 +138,19 @@ def clean_report(
         raise InvalidItem(f"a report is longer than {MAX_TEXT} characters")
     wanted = known.identifiers() if isinstance(known, Known) else known
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", ""))
-    if isinstance(known, Known) and known.patient_id and subject is not None:
-        text = _without(text, _identifiers([(_PATIENT_ID, "LO", known.patient_id)]), {"id": subject.pseudonym})
-    text = _without(text, wanted, _PUT)
     used = builtin_patterns() if patterns is None else tuple(patterns)
-    text = "\n".join(_cleaned(line, used) for line in text.split("\n"))
-    if hits := wanted.in_text(text):
+    found = Redaction(text)
+    found.keep(_words_of(used))
+    if subject is not None:
+        found.keep((subject.pseudonym, subject.name))
+    if isinstance(known, Known) and known.patient_id and subject is not None:
+        found.known(_identifiers([(_PATIENT_ID, "LO", known.patient_id)]), {"id": subject.pseudonym})
+    found.known(wanted, _PUT)
+    _by_patterns(found, used)
+    if hits := wanted.in_text(found.result(silent=True)):
         kinds = ", ".join(sorted({hit.kind for hit in hits}))
         raise Quarantined(Reason.LEAK, f"something of the patient is left in the text of a report: {kinds}")
-    return text.strip() + "\n"
+    return found.result().strip() + "\n"
 
 
 def clean_study(
@@ -181,19 +192,33 @@ def known_of(dixel: Dixel) -> Known:
     """Return what tags and meta of a study tell about its patient, to be looked for in its report."""
     held: Mapping[str, Any] = {**dixel.meta, **dixel.tags}
     studied = held.get("StudyDateTime") or held.get("StudyDate")
-    return Known(
-        str(held.get("PatientID") or ""),
-        [held.get(key) for key in ("PatientName", "ReferringPhysicianName", "ReadingPhysiciansName")],
-        [held.get("AccessionNumber")],
-        [_plain_date(held.get("PatientBirthDate"))],
-        [_plain_date(studied)],
-        [held.get("Organization")],
-    )
+    found: dict[str, list[Any]] = {
+        "name": [held.get(key) for key in ("PatientName", "ReferringPhysicianName", "ReadingPhysiciansName")],
+        "id": [held.get("AccessionNumber")],
+        "birth": [_plain_date(held.get("PatientBirthDate"))],
+        "date": [_plain_date(studied)],
+        "address": [],
+        "institution": [held.get("Organization")],
+        "uid": [],
+    }
+    for keyword, value in dixel.tags.items():
+        tag, vr = _dictionary_of(keyword)
+        kind = kind_of(tag, vr) if vr else ""
+        kind = "address" if kind == "phone" else kind
+        if kind in found:
+            found[kind] += [_plain_date(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    return Known(str(held.get("PatientID") or ""), *found.values())
 
 
 def _plain_date(value: Any) -> str:
     """Return a date as YYYYMMDD, or the text that it is."""
     return value.strftime("%Y%m%d") if hasattr(value, "strftime") else str(value or "")
+
+
+def _dictionary_of(keyword: str) -> tuple[int, str]:
+    """Return tag and VR of a keyword, no VR for what is none."""
+    tag = tag_of(keyword)
+    return (0, "") if tag is None else (tag, vr_of(tag))
 
 
 @lru_cache(maxsize=1)
@@ -209,8 +234,7 @@ def load_patterns(path: str | os.PathLike[str]) -> tuple[Pattern, ...]:
     Each is a mapping with ``find``, ``put``, ``case`` and ``name``; with ``builtin: true`` those that ship follow.
     Raises ConfigError with every problem.
     """
-    from diana.deid.recipe_files import unknown_keys
-    from diana.utils.endpoint.documents import load_document
+    from diana.utils.endpoint.documents import load_document, unknown_keys
 
     document = load_document(path)
     problems = [f"{path}: {problem}" for problem in unknown_keys(document, ("patterns", "builtin"))]
@@ -242,43 +266,27 @@ def _pattern_problems(pattern: Pattern) -> list[str]:
         if made.match("") is not None:
             return ["matches an empty text"]
         named = [int(one) for one in re.findall(r"\\(\d{1,2})", pattern.put)]
-        if any(one > made.groups for one in named) or re.search(r"\\[^\d\\]", pattern.put):
+        if any(not 0 < one <= made.groups for one in named) or re.search(r"\\[^\d\\]", pattern.put):
             return ["'put' refers to a group that is not there"]
+        if named != sorted(set(named)):
+            return ["'put' refers to its groups in their order, to each once"]
     except ConfigError as error:
         return error.problems
     return []
 
 
-def _cleaned(line: str, patterns: Iterable[Pattern]) -> str:
-    for pattern in patterns:
-        line = pattern.apply(line)
-    return line
+def _words_of(patterns: Iterable[Pattern]) -> set[str]:
+    """Return the words in brackets that patterns, and what is known, put into a text."""
+    literals = (part for one in patterns for part in template(one.put) if isinstance(part, str))
+    return {*_PUT.values(), *(word for part in literals for word in WORD.findall(part))}
 
 
-def _without(text: str, wanted: Identifiers, put: Mapping[str, str]) -> str:
-    """Replace what is known wherever it stands, the longest first."""
-    flat, places = _flattened(text)
-    taken = bytearray(len(text))
-    spans: list[tuple[int, int, str]] = []
-    for start, end, kind in wanted.spans(flat):
-        begin, stop = places[start], places[end - 1] + 1
-        if not any(taken[begin:stop]):
-            taken[begin:stop] = b"\1" * (stop - begin)
-            spans.append((begin, stop, kind))
-    out: list[str] = []
+def _by_patterns(found: Redaction, patterns: Sequence[Pattern]) -> None:
+    """Replace what the patterns find, line by line."""
     at = 0
-    for begin, stop, kind in sorted(spans):
-        out += (text[at:begin], put.get(kind, "[removed]"))
-        at = stop
-    return "".join(out) + text[at:]
-
-
-def _flattened(text: str) -> tuple[str, list[int]]:
-    """Return a text folded, and for each of its characters the place it comes from."""
-    parts: list[str] = []
-    places: list[int] = []
-    for at, one in enumerate(text):
-        folded = fold(one) or one
-        parts.append(folded)
-        places += [at] * len(folded)
-    return "".join(parts), places
+    for line in found.text.split("\n"):
+        for pattern in patterns:
+            for match in pattern.finds(found.view(at, at + len(line))):
+                for begin, stop, put in replaced(match, pattern.put):
+                    found.replace(at + begin, at + stop, put)
+        at += len(line) + 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from diana.deid import dates
-from diana.deid.allowed import CODE_TAGS, SCHEME, is_number, is_technical, is_term, public_schemes
+from diana.deid import characteristics, dates
+from diana.deid.allowed import SCHEME, is_number, is_technical, is_term, public_schemes
+from diana.deid.modes import CONTENT, GRAPHICS, KEEPS, STUB, TEXT_VRS, in_mode
 from diana.deid.plan import PATIENT_ID, Plan, Verdict
 from diana.deid.raw import PIXELS, Item, Node, Nodes, encode, encode_item
 from diana.deid.result import Step
@@ -20,13 +21,7 @@ if TYPE_CHECKING:
     from diana.deid.key import Key
     from diana.deid.pseudonyms import Subject
 
-CONTENT: Final = "content"
-GRAPHICS: Final = "graphics"
-STUB: Final = "stub"
-_TEXT_VRS: Final = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"))
 UNREADABLE: Final = Verdict("remove", "a sequence that cannot be read")
-_GRAPHIC_DATA: Final = 0x00700022
-_COMPOUND_GRAPHICS: Final = 0x00700209
 _CHECKS: Final[Mapping[str, Callable[[bytes], bool]]] = {
     "text": is_technical,
     "term": is_term,
@@ -35,7 +30,6 @@ _CHECKS: Final[Mapping[str, Callable[[bytes], bool]]] = {
 }
 _SHELLS: Final = frozenset(("keep", "walk", CONTENT, GRAPHICS, STUB, "outline"))
 _DATED: Final = frozenset(("dummy", "replace", "tidy", "keep", "birth", "shift"))
-_KEEPS: Final = frozenset(("keep", "text", "code", "term", "number", "age"))
 
 
 class Changed(NamedTuple):
@@ -88,6 +82,9 @@ class Walk:
         self.uids = Uids(key)
         self.patient_id = b""
         self.steps: list[Step] | None = None
+        self.private_left: dict[tuple[int, bytes], dict[int, bool]] = {}
+        self._by_rule: set[int] = set()
+        self._stated: dict[tuple[int, bytes], characteristics.Block] = {}
         self._other_subject = other_subject
         self._clean = clean
         self._charset = ""
@@ -100,7 +97,27 @@ class Walk:
         self._charset = charset
         self._issuer = issuer
         self.patient_id = next((node.content() for node in nodes if node.tag == PATIENT_ID), b"").strip(b" \0")
-        return self._nodes(nodes, "", "", "")
+        described = next((node for node in nodes if node.tag == characteristics.SEQUENCE and node.items), None)
+        if described is not None and self.plan.safe_private:
+            self._stated = characteristics.stated(described)
+        pieces = self._nodes(nodes, "", "", "")
+        return pieces if described is None else self._described(pieces, described)
+
+    def _described(self, pieces: list[Piece], node: Node) -> list[Piece]:
+        """Let the description of private elements tell of those that are left, which is known in the end."""
+        at = next((at for at, piece in enumerate(pieces) if piece.node is node and piece.data is None), -1)
+        if at < 0:
+            return pieces  # a rule has decided
+        content = characteristics.rewritten(self, node, "(0008,0300)")
+        found = Verdict("walk" if content else "remove", "E.3.10: describes the private elements that are left")
+        self._told(node, found, "")
+        self._note("", node, found, found.action)
+        new = (
+            []
+            if content is None
+            else [Piece(node.tag, encode(node.tag, node.wire or "SQ", content, node.coding), node)]
+        )
+        return [*pieces[:at], *new, *pieces[at + 1 :]]
 
     def _nodes(self, nodes: Nodes, prefix: str, where: str, mode: str) -> list[Piece]:
         out: list[Piece] = []
@@ -118,10 +135,13 @@ class Walk:
                 continue  # group lengths would be wrong
             else:
                 found = verdict(tag, node.vr, prefix)
+            if tag == characteristics.SEQUENCE and not prefix and node.items and found.action in ("keep", "walk"):
+                out.append(Piece(tag, None, node))  # settled when it is known what is left
+                continue
             if node.items is None and node.vr == "SQ" and node.stop > node.value:
                 found = UNREADABLE
             elif mode:
-                found = _in_mode(found, node, mode)
+                found = in_mode(found, node, mode)
             if found.action == "keep" and node.items is None and not node.fragments and self.steps is None:
                 out.append(Piece(tag, None, node))
                 if not found.quiet:
@@ -132,13 +152,21 @@ class Walk:
                 out.append(piece)
         if creators:
             out = [one for one in out if not self._is_unused_creator(one, creators, used, prefix)]
+            self._note_private(out, creators)
         return out
+
+    def _note_private(self, pieces: list[Piece], creators: Mapping[int, bytes]) -> None:
+        """Remember which private elements go into the output, and whether they are known to be safe."""
+        for piece in pieces:
+            if piece.tag & 0x10000 and (number := piece.tag & 0xFFFF) > 0xFF:
+                group = piece.tag >> 16
+                creator = creators.get(group << 8 | number >> 8, b"")
+                left = self.private_left.setdefault((group, creator), {})
+                left[number & 0xFF] = left.get(number & 0xFF, True) and piece.tag not in self._by_rule
 
     def _apply(self, node: Node, found: Verdict, prefix: str, where: str, mode: str) -> Piece | None:
         action = found.action
-        if self.steps is not None:
-            path = f"{where}({node.tag >> 16:04X},{node.tag & 0xFFFF:04X})"
-            self.steps.append(Step(path, name_of(node.tag), node.vr, action, found.rule))
+        self._told(node, found, where)
         if action in _SHELLS and node.items is not None:
             if not found.quiet:
                 self._note(prefix, node, found, action)
@@ -152,7 +180,7 @@ class Walk:
                 self._note(prefix, node, found, STUB)
                 return self.sequence(node, prefix, where, STUB)
             action = "remove"
-        if action in _KEEPS and self._passes(node, action):
+        if action in KEEPS and self._passes(node, action):
             if not found.quiet:
                 self._note(prefix, node, found, action)
             return Piece(node.tag, None, node)
@@ -161,6 +189,12 @@ class Walk:
         if value is None:
             return None
         return Piece(node.tag, encode(node.tag, node.wire or node.vr, value, node.coding), node)
+
+    def _told(self, node: Node, found: Verdict, where: str) -> None:
+        """Write down what is done to an element, for who asked to have it explained."""
+        if self.steps is not None:
+            path = f"{where}({node.tag >> 16:04X},{node.tag & 0xFFFF:04X})"
+            self.steps.append(Step(path, name_of(node.tag), node.vr, found.action, found.rule))
 
     def _passes(self, node: Node, action: str) -> bool:
         if action == "keep":
@@ -206,7 +240,7 @@ class Walk:
             return made, action
         if action != "dummy":
             action = found.fallback if found.fallback in ("empty", "dummy", "subject", "hash") else "remove"
-        if action == "hash" and node.vr in _TEXT_VRS:
+        if action == "hash" and node.vr in TEXT_VRS:
             return self._token(node, value), action
         if action == "dummy" and value.strip(b" \0") == b"" and node.data is not None and not node.fragments:
             return b"", "empty"  # empty stays empty
@@ -233,7 +267,7 @@ class Walk:
     def _token(self, node: Node, value: bytes) -> bytes | None:
         if not value.strip(b" \0"):
             return b""
-        return token(self.key, node.tag, value) if node.vr in _TEXT_VRS else None
+        return token(self.key, node.tag, value) if node.vr in TEXT_VRS else None
 
     def _subject_value(self, node: Node, value: bytes, prefix: str) -> bytes:
         """Return the pseudonym; inside sequences that of the patient named there."""
@@ -251,8 +285,13 @@ class Walk:
 
     def sequence(self, node: Node, prefix: str, where: str, mode: str) -> Piece:
         """Return a sequence with its items treated; as it stands when nothing in it changed."""
-        items = node.items or []
-        inner = f"{prefix}{node.tag:08X}."
+        parts, changed = self.treated(node, node.items or [], f"{prefix}{node.tag:08X}.", where, mode)
+        if not changed:
+            return Piece(node.tag, None, node)
+        return Piece(node.tag, encode(node.tag, node.wire or "SQ", b"".join(parts), node.coding), node)
+
+    def treated(self, node: Node, items: Iterable[Item], inner: str, where: str, mode: str) -> tuple[list[bytes], bool]:
+        """Return items of a sequence with their elements treated, and whether anything in them changed."""
         parts: list[bytes] = []
         changed = False
         for number, item in enumerate(items):
@@ -265,9 +304,7 @@ class Walk:
             same = len(pieces) == len(item.nodes) and all(one.data is None for one in pieces)
             changed = changed or not same
             parts.append(joined(node.data, item, pieces, same))
-        if not changed:
-            return Piece(node.tag, None, node)
-        return Piece(node.tag, encode(node.tag, node.wire or "SQ", b"".join(parts), node.coding), node)
+        return parts, changed
 
     def _is_local(self, item: Item) -> bool:
         """Tell whether a code is of no public vocabulary."""
@@ -296,7 +333,10 @@ class Walk:
         creator = creators.get(block)
         if not creator:
             return Verdict("remove", "E.1-1: private X")
-        found = self.plan.private(node.tag, node.vr, creator.decode("latin-1"))
+        stated = self._stated.get((group, creator))
+        found = self.plan.private(node.tag, node.vr, creator.decode("latin-1"), stated)
+        if found.loosens:
+            self._by_rule.add(node.tag)
         if found.action != "remove":
             used.add(block)
             self.done.add("private")
@@ -323,13 +363,18 @@ class Walk:
             self.loosened = True
         if node.vr in ("DA", "DT") and action in _DATED:
             self.dated.add(f"{tag:08X}")
-        if action in _KEEPS or action == "tidy":
+        if action in KEEPS or action == "tidy":
             self.kept.add(tag)
             return
         if action == "clean":
             self.kept.add(tag)
         if action not in _SHELLS or node.items is None:
             self.collect(node)
+
+    def note_overlay(self, pixels: Node) -> None:
+        """Count that bits of the pixels which hold an overlay go."""
+        self.counts.setdefault(("", pixels.tag), Counter())["clear"] += 1
+        self._told(pixels, Verdict("clear", "E.1-1: overlay X, its bits in pixels"), "")
 
     def collect(self, node: Node) -> None:
         """Note the values of an element that does not go into the output, nested ones too."""
@@ -340,22 +385,6 @@ class Walk:
         for item in node.items:
             for inner in item.nodes:
                 self.collect(inner)
-
-
-def _in_mode(found: Verdict, node: Node, mode: str) -> Verdict:
-    """Return what is done inside a sequence that is kept as a shell: no free text, no drawings."""
-    if found.action not in _KEEPS:
-        return found
-    if mode == GRAPHICS:
-        if node.tag == _GRAPHIC_DATA:
-            return Verdict("dummy", "graphics: points")
-        if node.tag == _COMPOUND_GRAPHICS:
-            return Verdict("remove", "graphics: compound")
-    if node.vr in _TEXT_VRS and node.items is None:
-        if mode == CONTENT and node.tag in CODE_TAGS:
-            return Verdict("code", "content: part of a code", "hash")
-        return Verdict("dummy", f"{mode}: text")
-    return found
 
 
 def joined(data: bytes | None, item: Item, pieces: list[Piece], same: bool) -> bytes:

@@ -200,7 +200,15 @@ class TestServer:
         with pytest.raises(ConfigError):
             send_item(STUDY, "studies", source, Memory(), anonymize=True, on_server=True)
 
-    def test_the_step_works_at_the_source_of_its_route(self, tmp_path: Path) -> None:
+    def test_without_a_key_only_the_sham_preset_is_taken(self, no_key: None, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(ConfigError, match="needs a key"):
+            make_step("server_anonymize")
+        with pytest.raises(ConfigError, match="needs a key"):
+            send_item(STUDY, "studies", Server(name="server"), Memory(), anonymize=True, on_server=True)
+        assert make_step({"server_anonymize": "sham"}).name == "server_anonymize"
+        assert "can be guessed" in caplog.text
+
+    def test_the_step_works_at_the_source_of_its_route(self, tmp_path: Path, key: str) -> None:
         (tmp_path / "r.yml").write_text(
             "services: {i: {ctype: ObservableDcmDir, path: .}, o: {ctype: Memory},"
             " s: {ctype: ObservableOrthanc, url: 'http://localhost:1'}}\n"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from diana.daemons.deid_crew import work_all
-from diana.daemons.deid_work import Bench, Task
+from diana.daemons.deid_work import Bench, Task, add_counts
+from diana.deid.key import Key
 from diana.deid.recipe import Recipe
 from diana.deid.result import Result
 from diana.deid.setup import Setup
 from diana.exceptions import ConfigError
 from diana.utils.blob import Blob
 from tests.contract import samples
+from tests.fakes.deid_files import CT
 
 
 class Deadly:
@@ -78,6 +81,22 @@ def test_large_objects_pass_through_the_pipes(tmp_path: Path) -> None:
     found = list(work_all(endpoint_bench, large, 2))
     assert len(found) == 12
     assert all(one.blob is not None or one.state == "failed" for one in found)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_counts_of_all_processes_add_up(tmp_path: Path, jobs: int) -> None:
+    Key.make().save(tmp_path / "k")
+    given = [
+        Task(f"item{at}", data=samples.file_bytes(samples.dataset(0, 0, at, SOPClassUID=CT, ConversionType=None)))
+        for at in range(30)
+    ]
+    total: dict[str, Counter[str]] = {}
+    setup = Setup(key=str(tmp_path / "k"))
+    for one in work_all(Bench(setup, Recipe(), setup.load_key(), tmp_path / "out", tmp_path / "q"), given, jobs):
+        assert one.state == "done", one.text
+        add_counts(total, one.actions)
+    assert total["00100020"] == {"subject": 30}
+    assert total["00080050"] == {"empty": 30}
 
 
 def test_nothing_to_do_ends_at_once(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_another_picture_under_the_same_numbers_is_a_conflict(tmp_path: Path) ->
     assert (tmp_path / fn).read_bytes() == before
 
 
-def test_anonymizing_takes_the_name_of_the_sham(tmp_path: Path) -> None:
-    pictures = ImageDir(str(tmp_path), anonymizing=True)
+def test_the_sham_preset_takes_the_name_of_the_sham(tmp_path: Path) -> None:
+    pictures = ImageDir(str(tmp_path), anonymizing=True, deid="sham")
     item = samples.instance()
     assert pictures.put(item) == f"{ShamDixel.from_dixel(item).image_base_fn}.png"
     assert "GEN" not in str(next(tmp_path.iterdir()).name)

@@ -47,8 +47,8 @@ def test_an_odd_accession_number_stays_inside(tmp_path: Path, accession: str) ->
     assert reports.exists(accession) is True
 
 
-def test_anonymizing_hashes_the_name_and_clears_the_text(tmp_path: Path) -> None:
-    reports = ReportDir(str(tmp_path), anonymizing=True)
+def test_the_sham_preset_hashes_the_name_and_clears_the_text(tmp_path: Path) -> None:
+    reports = ReportDir(str(tmp_path), anonymizing=True, deid="sham")
     item = study("Patient: Planted Name\nMs. Planted has no fracture.", PatientName="Planted^Name")
     fn = reports.put(item)
     assert fn == md5(b"GEN000000").hexdigest() + ".txt"

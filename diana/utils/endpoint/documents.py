@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any  # documents hold any JSON value
@@ -209,3 +210,15 @@ def _lines(node: yaml.MappingNode, origin: str) -> dict[Place, int]:
 def _told(problem: str | None) -> str:
     """Return what the parser says, cut: it may quote what it met."""
     return (problem or "").split(", but found", 1)[0][:80]
+
+
+def unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str]) -> list[str]:
+    """Return a problem for each key that is not known, with the nearest one that is."""
+    words = tuple(known)
+    return [f"unknown key {str(key)[:40]!r}{near(key, words)}" for key in mapping if key not in words]
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown word: the one that was meant, or those there are."""
+    found = get_close_matches(str(word).lower(), list(known), 1, 0.6)
+    return f", did you mean {found[0]!r}?" if found else f"; known are {', '.join(known)}"
