@@ -7,7 +7,19 @@ from importlib import import_module
 
 from benchmarks._table import Row, print_table
 
-BENCHES = ("header", "orthanc", "route", "multipart", "dicomweb", "rad69", "dimse", "index_qido", "collect", "deid")
+BENCHES = (
+    "header",
+    "orthanc",
+    "route",
+    "multipart",
+    "dicomweb",
+    "rad69",
+    "dimse",
+    "index_qido",
+    "index",
+    "collect",
+    "deid",
+)
 
 
 def main(names: list[str]) -> None:

@@ -4,67 +4,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from hashlib import md5
 from pathlib import Path
-from typing import Any, Final  # registries are endpoints or embedded ones
+from typing import TYPE_CHECKING, Any, Final  # Any: registries are endpoints or embedded ones
 
 from attrs import define, field
 
-from diana.daemons.file_reader import UNSETTLED, read_file, read_files, walk
-from diana.daemons.file_readers import Readers, Rows
-from diana.daemons.file_registry import FileRegistry, FileRow, FolderChange, SqliteRegistry, as_registry
-from diana.dixel import Dixel
+from diana.daemons.file_reader import read_file
+from diana.daemons.file_registry import FolderChange, SqliteRegistry, as_registry
+from diana.daemons.file_run import IndexReport, Run, ignore
 from diana.exceptions import ConfigError, DianaError, IncompleteTransfer, InvalidItem, ItemNotFound
-from diana.utils.blob import Blob
-from diana.utils.dicom.header import read_header
-from diana.utils.endpoint import Endpoint
-from diana.utils.gateways.file_handlers import paths
-from diana.utils.pool import bounded_map
+
+if TYPE_CHECKING:
+    from diana.daemons.file_readers import Readers
+    from diana.utils.blob import Blob
+    from diana.utils.endpoint import Endpoint
 
 __all__ = ["FileIndexer", "IndexReport", "SqliteRegistry", "UploadReport", "index_file", "put_inst"]
 
-CHUNK: Final = 400
-BATCH: Final = 4000
-AHEAD: Final = 4
+HELPERS: Final = 4
 STYLES: Final = ("UNSTRUCTURED", "ORTHANC")
-LISTED: Final = 1000
-Bad = Callable[[str, str], None]
-
-
-@define
-class IndexReport:
-    """
-    Say how a run over a tree went.
-
-    ``checked`` files were looked at, ``registered`` read and found good, ``unchanged`` known already, ``removed`` gone
-    since. ``bad`` maps a path to the reason why it is in no collection, for the first thousand.
-    """
-
-    checked: int = 0
-    registered: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    bad_count: int = 0
-    bad: dict[str, str] = field(factory=dict, repr=False)
-
-    def note_bad(self, path: str, reason: str) -> None:
-        """Count a file that is in no collection."""
-        self.bad_count += 1
-        if len(self.bad) < LISTED:
-            self.bad[path] = reason
-
-    def asdict(self) -> dict[str, int]:
-        """Return the numbers."""
-        return {
-            "checked": self.checked,
-            "registered": self.registered,
-            "unchanged": self.unchanged,
-            "removed": self.removed,
-            "bad": self.bad_count,
-        }
 
 
 @define
@@ -82,7 +42,8 @@ class FileIndexer:
 
     ``pool_size`` processes read headers; 0: this one. A registry is a ``SqliteRegistry``, or a ``Redis`` endpoint,
     whose sets ``prefix + accession number`` other programs may read. Killed anywhere, the next run does the rest.
-    Folders that look the same by names, inodes, sizes and times are not read again.
+    Folders that look the same by names, inodes, sizes and times are not read again; when many are known, the other
+    processors look at them too.
     """
 
     pool_size: int = 0
@@ -91,6 +52,8 @@ class FileIndexer:
     def create_pool(self) -> Readers | None:
         """Start the processes, and return them; None for ``pool_size`` 0."""
         if self._readers is None and self.pool_size > 0:
+            from diana.daemons.file_readers import Readers
+
             self._readers = Readers(self.pool_size)
         return self._readers
 
@@ -103,7 +66,7 @@ class FileIndexer:
     @staticmethod
     def prefix_for_path(basepath: str | os.PathLike[str]) -> str:
         """Return the prefix of a tree's collections: four hexadecimal digits of the MD5 of its path, and a hyphen."""
-        text = os.fsencode(Path(basepath))
+        text = os.fsencode(os.path.abspath(basepath))
         return md5(text, usedforsecurity=False).hexdigest()[:4] + "-"
 
     @staticmethod
@@ -129,22 +92,33 @@ class FileIndexer:
         files were looked at. Raises ConfigError when the folder is not there, StateError or GatewayError of the
         registry.
         """
+        return self._run(basepath, registry, rex, recurse_style, on_files, stop).everything()
+
+    def _run(
+        self,
+        basepath: str | os.PathLike[str],
+        registry: Any,
+        rex: str,
+        recurse_style: str,
+        on_files: Callable[[int], None] | None,
+        stop: threading.Event | None,
+    ) -> Run:
         base = os.path.abspath(basepath)
         if recurse_style not in STYLES:
             raise ConfigError(f"recurse_style is one of {', '.join(STYLES)}")
         if not os.path.isdir(base):
             raise ConfigError("the folder to index is not there")
-        run = _Run(
+        return Run(
             as_registry(registry),
-            self.prefix_for_path(basepath),
+            self.prefix_for_path(base),
             base,
             rex,
             recurse_style == "ORTHANC",
             self.create_pool,
-            on_files or _ignore,
+            on_files or ignore,
             stop or threading.Event(),
+            helpers=min(HELPERS, cpus() - 1),
         )
-        return run.run()
 
     def watch_path(
         self,
@@ -157,12 +131,19 @@ class FileIndexer:
         stop: threading.Event,
         on_report: Callable[[IndexReport], None] | None = None,
     ) -> None:
-        """Keep the registry current until ``stop`` is set, looking every ``pause`` seconds."""
-        while not stop.is_set():
-            report = self.index_path(basepath, registry, rex, recurse_style, stop=stop)
-            if on_report is not None:
-                on_report(report)
-            stop.wait(pause)
+        """
+        Keep the registry current until ``stop`` is set.
+
+        Where the system tells of changes it is woken by them, and looks only where something changed; elsewhere it
+        looks every ``pause`` seconds. ``on_report`` hears of each look. A folder or registry that goes away is waited
+        for. Raises as ``index_path`` at the start.
+        """
+        from diana.daemons.file_watch import keep_current
+
+        def make() -> Run:
+            return self._run(basepath, registry, rex, recurse_style, None, stop)
+
+        keep_current(make, pause=pause, stop=stop, on_report=on_report)
 
     def upload_collection(
         self, collection: str, basepath: str | os.PathLike[str], registry: Any, dest: Endpoint, *, workers: int = 4
@@ -179,113 +160,6 @@ class FileIndexer:
         prefix = self.prefix_for_path(basepath)
         names = (path for key in found.collections(prefix) for path in sorted(found.collected_items(prefix, key)))
         return _upload(names, dest, workers)
-
-
-@define(eq=False)
-class _Run:
-    """One run over a tree."""
-
-    registry: FileRegistry
-    prefix: str
-    base: str
-    pattern: str
-    orthanc: bool
-    create_pool: Callable[[], Readers | None]
-    on_files: Callable[[int], None]
-    stop: threading.Event
-    report: IndexReport = field(factory=IndexReport, init=False)
-    _waiting: deque[tuple[_Folder, Future[Rows] | None, list[str]]] = field(factory=deque, init=False)
-    _changes: list[FolderChange] = field(factory=list, init=False)
-    _size: int = field(default=0, init=False)
-
-    def run(self) -> IndexReport:
-        """Compare folder by folder, read what differs, save in batches."""
-        known = self.registry.folders(self.prefix)
-        for path, seen in walk(self.base, self.pattern, self.orthanc):
-            if self.stop.is_set():
-                break
-            if seen is None:
-                below = os.path.join(path, "")
-                known = {one: before for one, before in known.items() if one != path and not one.startswith(below)}
-                continue
-            digest = seen.digest()
-            self.report.checked += len(seen.rows)
-            self.on_files(len(seen.rows))
-            if known.pop(path, None) == digest:
-                self.report.unchanged += len(seen.rows)
-                continue
-            self._compare(path, digest, seen.stamps())
-        while self._waiting:
-            self._take()
-        if not self.stop.is_set():
-            for path in known:
-                self._forget(path)
-        self._save()
-        return self.report
-
-    def _compare(self, path: str, digest: bytes, entries: dict[str, bytes]) -> None:
-        before = self.registry.files(self.prefix, path)
-        folder = _Folder(path, digest, before)
-        gone = [name for name in before if name not in entries]
-        fresh = [name for name, stamp in entries.items() if name not in before or before[name].stamp != stamp]
-        self.report.unchanged += len(entries) - len(fresh)
-        folder.rows.update(dict.fromkeys(gone))
-        self.report.removed += len(gone)
-        chunks = [fresh[at : at + CHUNK] for at in range(0, len(fresh), CHUNK)] or [[]]
-        folder.left = len(chunks)
-        for chunk in chunks:
-            pool = self.create_pool() if chunk else None
-            self._waiting.append((folder, pool.submit(path, chunk) if pool else None, chunk))
-            if pool is None or len(self._waiting) > AHEAD * pool.count:
-                self._take()
-
-    def _take(self) -> None:
-        """Take in the next chunk that was read."""
-        folder, future, chunk = self._waiting.popleft()
-        rows = read_files(folder.path, chunk) if future is None else future.result()
-        for name, row in rows:
-            folder.rows[name] = row
-            if row is None or row.stamp in UNSETTLED:
-                folder.is_settled = False
-            if row is not None and row.key:
-                self.report.registered += 1
-            elif row is not None:
-                self.report.note_bad(os.path.join(folder.path, name), row.reason)
-        folder.left -= 1
-        # a folder counts as finished when all of it was read, and nothing moved meanwhile
-        digest = folder.digest if folder.left == 0 and folder.is_settled else b""
-        taken, folder.rows = folder.rows, {}
-        before = {name: folder.before[name] for name in taken if name in folder.before}
-        self._changes.append(FolderChange(folder.path, digest, taken, before))
-        self._size += len(taken)
-        if self._size >= BATCH:
-            self._save()
-
-    def _forget(self, path: str) -> None:
-        """Take out a folder that is gone."""
-        before = self.registry.files(self.prefix, path)
-        self.report.removed += len(before)
-        if before:
-            self._changes.append(FolderChange(path, b"", dict.fromkeys(before), before))
-
-    def _save(self) -> None:
-        if self._changes:
-            self.registry.save(self.prefix, self._changes)
-        self._changes, self._size = [], 0
-
-
-@define(eq=False)
-class _Folder:
-    path: str
-    digest: bytes
-    before: dict[str, FileRow]
-    rows: dict[str, FileRow | None] = field(factory=dict)
-    left: int = 0
-    is_settled: bool = True
-
-
-def _ignore(_: int) -> None:
-    """Nobody listens."""
 
 
 def index_file(
@@ -317,6 +191,10 @@ def put_inst(fn: str | os.PathLike[str], dest: Endpoint) -> str:
 
     Raises ItemNotFound, InvalidItem, IncompleteTransfer, GatewayError.
     """
+    from diana.dixel import Dixel
+    from diana.utils.dicom.header import read_header
+    from diana.utils.gateways.file_handlers import paths
+
     path = Path(fn)
     try:
         with path.open("rb") as stream:
@@ -333,6 +211,8 @@ def put_inst(fn: str | os.PathLike[str], dest: Endpoint) -> str:
 
 
 def _upload(names: Iterable[str], dest: Endpoint, workers: int) -> UploadReport:
+    from diana.utils.pool import bounded_map
+
     report = UploadReport()
 
     def put(name: str) -> tuple[str, str]:
@@ -348,3 +228,8 @@ def _upload(names: Iterable[str], dest: Endpoint, workers: int) -> UploadReport:
         else:
             report.uploaded += 1
     return report
+
+
+def cpus() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

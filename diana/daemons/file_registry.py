@@ -41,11 +41,12 @@ class FolderChange(NamedTuple):
     """
     Hold what changed in one folder, by file name; None in ``rows`` is a file that is gone.
 
-    ``before`` is what was known of these files. An empty ``digest`` says that the folder is not finished.
+    ``before`` is what was known of these files. An empty ``digest`` says that the folder is not finished, None that it
+    is gone.
     """
 
     path: str
-    digest: bytes
+    digest: bytes | None
     rows: Mapping[str, FileRow | None]
     before: Mapping[str, FileRow]
 
@@ -118,6 +119,8 @@ class SqliteRegistry:
                 gone = [(number, os.fsencode(name)) for name, row in change.rows.items() if row is None]
                 connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", kept)
                 connection.executemany("DELETE FROM files WHERE folder = ? AND name = ?", gone)
+                if change.digest is None:
+                    connection.execute("DELETE FROM folders WHERE id = ?", (number,))
 
     @staticmethod
     def _folder(connection: sqlite3.Connection, prefix: str, change: FolderChange) -> int:
@@ -125,7 +128,7 @@ class SqliteRegistry:
         connection.execute(
             "INSERT INTO folders (prefix, path, digest) VALUES (?, ?, ?)"
             " ON CONFLICT (prefix, path) DO UPDATE SET digest = excluded.digest",
-            (prefix, path, change.digest),
+            (prefix, path, change.digest or b""),
         )
         asked = "SELECT id FROM folders WHERE prefix = ? AND path = ?"
         number: int = connection.execute(asked, (prefix, path)).fetchone()[0]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any  # registries, signal frames
 
@@ -15,7 +15,8 @@ from diana_cli.app import WITH_FAILURES, App, say
 from diana_cli.output import progress
 
 if TYPE_CHECKING:
-    from diana.daemons.file_indexer import IndexReport
+    from diana.daemons.file_indexer import IndexReport, UploadReport
+    from diana.daemons.file_indexer_task import IndexJobs
 
 Command = Callable[..., int]
 
@@ -23,6 +24,22 @@ Command = Callable[..., int]
 def _options(function: Command) -> Command:
     registry = click.option("-R", "--registry", help="A Redis service. [an SQLite file beside the ledger]")
     return click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))(registry(function))
+
+
+def _elsewhere(function: Command) -> Command:
+    for option in (
+        click.option(
+            "--ledger", metavar="URL", envvar="DIANA_WORKER_LEDGER", help="The ledger that the workers share."
+        ),
+        click.option(
+            "--broker",
+            metavar="URL",
+            envvar="DIANA_WORKER_BROKER",
+            help="Let workers on any machine work: their Redis. Needs --ledger and --registry.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 class _Default(click.Group):
@@ -59,7 +76,14 @@ def command() -> None:
 @click.option("--orthanc", is_flag=True, help="The folder is the storage of an Orthanc.")
 @click.option("--jobs", type=click.IntRange(0, 64), help="Processes that read headers. [one for each CPU]")
 @click.option("--watch", is_flag=True, help="Keep the registry current until told to stop.")
-@click.option("--pause", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds, with --watch.")
+@click.option(
+    "--pause",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds between looks, with --watch where the system does not tell of changes.",
+)
+@_elsewhere
 @click.pass_obj
 def path_command(
     app: App,
@@ -71,43 +95,44 @@ def path_command(
     jobs: int | None,
     watch: bool,
     pause: float,
+    broker: str | None,
+    ledger: str | None,
 ) -> int:
-    """Bring the registry up to date with FOLDER. Exit 3 when a file belongs to no collection; each is named."""
-    from diana.daemons.file_indexer import FileIndexer
+    """
+    Bring the registry up to date with FOLDER. Exit 3 when a file belongs to no collection; each is named.
 
-    stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
-    indexer = FileIndexer(_jobs() if jobs is None else jobs)
+    With --broker the headers are read by `diana-cli worker` on any machine that has FOLDER under the same path and
+    knows the same services; give URLs with passwords as DIANA_WORKER_BROKER and DIANA_WORKER_LEDGER. --watch works
+    here alone.
+    """
+    from diana.daemons.file_indexer import FileIndexer, cpus
+
+    folder, style = folder.absolute(), "ORTHANC" if orthanc else "UNSTRUCTURED"
+    if broker and not watch:
+        with _jobs(app, broker, ledger, registry) as (work, name), _stop() as stop, _counted() as on_files:
+            far = work.index_path(folder, name, pattern, style, on_files=on_files, stop=stop)
+        return _told(app, far, stop)
+    indexer = FileIndexer(cpus() if jobs is None else jobs)
     chosen = _registry(app, registry)
-    style = "ORTHANC" if orthanc else "UNSTRUCTURED"
     try:
-        if watch:
-            indexer.watch_path(
-                folder,
-                chosen,
-                pattern,
-                style,
-                pause=pause,
-                stop=stop,
-                on_report=lambda one: _tell(app, one, quiet=True),
-            )
-            return 0
-        with progress("files") as step:
-
-            def on_files(count: int) -> None:
-                for _ in range(count):
-                    step()
-
-            report = indexer.index_path(folder, chosen, pattern, style, on_files=on_files, stop=stop)
-        _tell(app, report)
-        if stop.is_set():
-            say("stopped; run it again for the rest")
-        return WITH_FAILURES if report.bad_count or stop.is_set() else 0
+        with _stop() as stop:
+            if watch:
+                indexer.watch_path(
+                    folder,
+                    chosen,
+                    pattern,
+                    style,
+                    pause=pause,
+                    stop=stop,
+                    on_report=lambda one: _tell(app, one, quiet=True),
+                )
+                return 0
+            with _counted() as on_files:
+                report = indexer.index_path(folder, chosen, pattern, style, on_files=on_files, stop=stop)
+            return _told(app, report, stop)
     finally:
         indexer.close()
         chosen.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @command.command("get")
@@ -119,7 +144,7 @@ def get_command(app: App, /, folder: Path, registry: str | None, collection: str
     from diana.daemons.file_indexer import FileIndexer
     from diana.daemons.file_registry import as_registry
 
-    chosen = _registry(app, registry)
+    folder, chosen = folder.absolute(), _registry(app, registry)
     try:
         if collection is None:
             app.out.rows({"collection": one} for one in FileIndexer.items_on_path(folder, chosen))
@@ -136,13 +161,32 @@ def get_command(app: App, /, folder: Path, registry: str | None, collection: str
 @click.argument("dest")
 @click.argument("collections", nargs=-1)
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Files at once.")
+@_elsewhere
 @click.pass_obj
 def upload_command(
-    app: App, /, folder: Path, registry: str | None, dest: str, collections: tuple[str, ...], workers: int
+    app: App,
+    /,
+    folder: Path,
+    registry: str | None,
+    dest: str,
+    collections: tuple[str, ...],
+    workers: int,
+    broker: str | None,
+    ledger: str | None,
 ) -> int:
-    """Put the registered files of FOLDER, or of some COLLECTIONS, into the service DEST. Exit 3 when one failed."""
+    """
+    Put the registered files of FOLDER, or of some COLLECTIONS, into the service DEST. Exit 3 when one failed.
+
+    With --broker `diana-cli worker` on any machine does it, as with `index path`; started again after a kill it does
+    the rest.
+    """
     from diana.daemons.file_indexer import FileIndexer
 
+    folder = folder.absolute()
+    if broker:
+        with _jobs(app, broker, ledger, registry) as (work, name), _stop() as stop:
+            reports = [work.upload_path(folder, name, dest, collections, stop=stop)]
+        return _told_upload(app, reports, stop)
     chosen, target, indexer = _registry(app, registry), app.endpoint(dest), FileIndexer()
     try:
         reports = (
@@ -152,17 +196,69 @@ def upload_command(
         )
     finally:
         chosen.close()
+    return _told_upload(app, reports, threading.Event())
+
+
+def _told_upload(app: App, reports: list[UploadReport], stop: threading.Event) -> int:
     failed = {name: reason for one in reports for name, reason in one.failed.items()}
     for reason in sorted(set(failed.values())):
         say(f"{sum(one == reason for one in failed.values())} files: {reason}")
     app.out.rows([{"uploaded": sum(one.uploaded for one in reports), "failed": len(failed)}])
-    return WITH_FAILURES if failed else 0
+    if stop.is_set():
+        say("stopped; run it again for the rest")
+    return WITH_FAILURES if failed or stop.is_set() else 0
+
+
+@contextmanager
+def _stop() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM and Ctrl-C set."""
+    stop = threading.Event()
+    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _counted() -> Iterator[Callable[[int], None]]:
+    with progress("files") as step:
+
+        def on_files(count: int) -> None:
+            for _ in range(count):
+                step()
+
+        yield on_files
+
+
+@contextmanager
+def _jobs(app: App, broker: str, ledger: str | None, registry: str | None) -> Iterator[tuple[IndexJobs, str]]:
+    from diana.daemons.file_indexer_task import IndexJobs
+    from diana.daemons.runner_dramatiq import Dramatiq
+    from diana.ledger import Store, Work
+
+    if not ledger or not registry:
+        raise click.UsageError("--broker needs --ledger and --registry: a database and a Redis that all workers reach")
+    store = Store(ledger)
+    try:
+        work = Work(store)
+        yield IndexJobs(work, Dramatiq(work, broker), app.services), registry
+    finally:
+        store.close()
 
 
 def _registry(app: App, name: str | None) -> Any:
-    from diana.daemons.file_indexer import SqliteRegistry
+    from diana.daemons.file_registry import SqliteRegistry
 
     return SqliteRegistry(app.state / "files.sqlite") if name is None else app.endpoint(name)
+
+
+def _told(app: App, report: IndexReport, stop: threading.Event) -> int:
+    _tell(app, report)
+    if stop.is_set():
+        say("stopped; run it again for the rest")
+    return WITH_FAILURES if report.bad_count or stop.is_set() else 0
 
 
 def _tell(app: App, report: IndexReport, *, quiet: bool = False) -> None:
@@ -172,7 +268,3 @@ def _tell(app: App, report: IndexReport, *, quiet: bool = False) -> None:
         say(f"and {report.bad_count - len(report.bad)} more")
     if not quiet or report.registered or report.removed or report.bad_count:
         app.out.rows([report.asdict()])
-
-
-def _jobs() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

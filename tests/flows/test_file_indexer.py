@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,9 @@ import pytest
 
 from diana.apis import Memory, Redis
 from diana.daemons.file_indexer import FileIndexer, SqliteRegistry, index_file, put_inst
+from diana.daemons.file_registry import as_registry
+from diana.daemons.file_run import Run
+from diana.daemons.file_tree import walk
 from diana.exceptions import ConfigError, InvalidItem, ItemNotFound, StateError
 from tests.fakes.make import instance
 from tests.helpers import REPO, wait_for
@@ -39,8 +41,8 @@ def age(folder: Path) -> None:
     wait_for(lambda: time.time_ns() - newest > 200_000_000, timeout=5, what="the clock of the files")
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture(name="registry", params=["sqlite", "redis"])
+def made_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "sqlite":
         found: Any = SqliteRegistry(tmp_path / "registry" / "files.sqlite")
     else:
@@ -99,6 +101,14 @@ def test_a_file_just_written_is_read_again_the_next_time(tmp_path: Path) -> None
     indexer.index_path(folder, registry)
     assert FileIndexer.items_on_path(folder, registry) == ["BB"]
     registry.close()
+
+
+def test_a_file_from_the_future_is_read_once(tmp_path: Path, registry: Any) -> None:
+    folder, indexer = fill(tmp_path / "tree"), FileIndexer()
+    os.utime(folder / "s1" / "1.dcm", (4e9, 4e9))
+    age(folder)
+    indexer.index_path(folder, registry)
+    assert indexer.index_path(folder, registry).unchanged == 6
 
 
 def test_bad_files_are_named_and_cost_nothing(tmp_path: Path, registry: Any) -> None:
@@ -168,24 +178,61 @@ def test_a_wrong_folder_style_or_registry_is_refused(tmp_path: Path) -> None:
         FileIndexer().index_path(tmp_path, SqliteRegistry(tmp_path / "other.sqlite"))
 
 
-def test_a_watched_tree_stays_current_until_told_to_stop(tmp_path: Path) -> None:
-    folder, registry, stop = fill(tmp_path / "tree", 1, 1), SqliteRegistry(tmp_path / "f.sqlite"), threading.Event()
-    thread = threading.Thread(
-        target=FileIndexer().watch_path, args=(folder, registry), kwargs={"pause": 0.05, "stop": stop}
-    )
-    thread.start()
-    try:
-        wait_for(lambda: FileIndexer.items_on_path(folder, registry) == ["A1"], timeout=30, what="the first file")
-        (folder / "new.dcm").write_bytes(instance(1, study="1.9", AccessionNumber="A9", size=4).file or b"")
-        wait_for(lambda: FileIndexer.items_on_path(folder, registry) == ["A1", "A9"], timeout=30, what="the new file")
-    finally:
-        stop.set()
-        thread.join(30)
-    registry.close()
+def test_a_file_replaced_in_place_is_seen_though_size_and_time_are_those_of_before(
+    tmp_path: Path, registry: Any
+) -> None:
+    folder, indexer = fill(tmp_path / "tree"), FileIndexer()
+    indexer.index_path(folder, registry)
+    path = folder / "s2" / "1.dcm"
+    before = path.stat()
+    with path.open("r+b") as out:
+        out.write(instance(1, study="1.2.2", AccessionNumber="X2", size=4).file or b"")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert indexer.index_path(folder, registry).registered == 1
+    assert contents(folder, registry) == truth(folder)
+
+
+def test_what_helpers_tell_of_folders_is_what_they_are(tmp_path: Path, registry: Any) -> None:
+    folder, indexer = fill(tmp_path / "tree", 150, 1), FileIndexer()
+    indexer.index_path(folder, registry)
+    known = {path: seen.digest for path, seen in walk(str(folder), "*.dcm") if seen is not None}
+    for number in (1, 75, 150):
+        (folder / f"s{number}" / "1.dcm").write_bytes(instance(1, AccessionNumber=f"N{number}", size=4).file or b"")
+        (folder / f"s{number}" / "new.dcm").write_bytes(instance(2, AccessionNumber=f"N{number}", size=4).file or b"")
+    for helpers in (0, 1, 3):
+        found = {path: seen for path, seen in walk(str(folder), "*.dcm", known=known, helpers=helpers) if seen}
+        assert {path for path in found if found[path].digest != known[path]} == {
+            str(folder / f"s{number}") for number in (1, 75, 150)
+        }
+        assert sum(one.number for one in found.values()) == 153
+    report = indexer.index_path(folder, registry)
+    assert (report.checked, report.registered, report.unchanged) == (153, 6, 147)
+    assert contents(folder, registry) == truth(folder)
+
+
+def test_trees_with_the_same_prefix_leave_each_other_alone(tmp_path: Path, registry: Any) -> None:
+    one, other = fill(tmp_path / "one", 2), fill(tmp_path / "other", 3)
+    prefix = FileIndexer.prefix_for_path(one)
+    Run(as_registry(registry), prefix, str(one)).everything()
+    report = Run(as_registry(registry), prefix, str(other)).everything()
+    assert report.removed == 0
+    assert len(as_registry(registry).collected_items(prefix, "A1")) == 4
+
+
+def test_relative_paths_name_the_tree_where_they_are(
+    tmp_path: Path, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "tree")
+    monkeypatch.chdir(tmp_path)
+    FileIndexer().index_path("tree", registry)
+    assert FileIndexer.items_on_path(folder, registry) == FileIndexer.items_on_path("tree", registry) != []
 
 
 def cli(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "diana_cli", "--json", "--state", str(folder / "state"), "index", *arguments]
+    services = folder / "services.yml"
+    command = [sys.executable, "-m", "diana_cli", "--json", "--state", str(folder / "state")]
+    command += [*(["-s", str(services)] if services.exists() else []), "index", *arguments]
     return subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -194,18 +241,28 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, list[Any]]:
     return run.returncode, [json.loads(line) for line in out.splitlines()]
 
 
-def test_an_indexer_that_is_killed_again_and_again_ends_as_a_clean_run(tmp_path: Path) -> None:
+def test_an_indexer_that_is_killed_again_and_again_ends_as_a_clean_run(tmp_path: Path, registry: Any) -> None:
     folder, chance = fill(tmp_path / "tree", 60, 25), random.Random(2)
-    for _ in range(5):
-        run = cli(tmp_path, str(folder), "--jobs", "1")
-        time.sleep(0.4 + chance.random() * 0.4)
+    options = [str(folder), "--jobs", "1"]
+    if isinstance(registry, Redis):
+        place = f"host: {registry.host}, port: {registry.port}, password: {registry.password}"
+        (tmp_path / "services.yml").write_text(f"files: {{ctype: Redis, {place}}}")
+        options += ["-R", "files"]
+    for _ in range(4):
+        run = cli(tmp_path, *options)
+        time.sleep(0.3 + chance.random() * 0.4)
         run.kill()
         run.communicate()
-    code, (told,) = ended(cli(tmp_path, str(folder), "--jobs", "2"))
+    code, (told,) = ended(cli(tmp_path, *options))
     assert (code, told["checked"]) == (0, 1500)
-    killed, clean = SqliteRegistry(tmp_path / "state" / "files.sqlite"), SqliteRegistry(tmp_path / "clean.sqlite")
+    state = tmp_path / "state" / "files.sqlite"
+    killed = registry if isinstance(registry, Redis) else SqliteRegistry(state)
+    clean = SqliteRegistry(tmp_path / "clean.sqlite")
     FileIndexer().index_path(folder, clean, "*")
     assert contents(folder, killed) == contents(folder, clean)
+    assert as_registry(killed).folders(FileIndexer.prefix_for_path(folder)) == clean.folders(
+        FileIndexer.prefix_for_path(folder)
+    )
     killed.close()
     clean.close()
 
@@ -230,11 +287,11 @@ def test_nothing_of_a_folder_that_cannot_be_read_is_forgotten(
     real: Callable[..., Any] = os.scandir
 
     def refuse(path: Any) -> Any:
-        if str(path).endswith("s2"):
+        if os.fsdecode(path).endswith("s2"):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("diana.daemons.file_reader.os.scandir", refuse)
+    monkeypatch.setattr("diana.daemons.file_walk.os.scandir", refuse)
     indexer.index_path(folder, registry)
     monkeypatch.undo()
     assert "A2" in FileIndexer.items_on_path(folder, registry)

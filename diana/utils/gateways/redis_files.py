@@ -51,9 +51,9 @@ class RedisFiles:
         return found
 
     def save_folder(
-        self, prefix: str, path: str, digest: bytes, rows: Mapping[str, Row | None], before: Mapping[str, Row]
+        self, prefix: str, path: str, digest: bytes | None, rows: Mapping[str, Row | None], before: Mapping[str, Row]
     ) -> None:
-        """Save what changed in one folder."""
+        """Save what changed in one folder; without a digest the folder is gone."""
         side = f"{SIDE}{prefix}{path}"
         gone: list[tuple[str, str]] = []
         come: list[tuple[str, str]] = []
@@ -68,8 +68,12 @@ class RedisFiles:
                 if row.key:
                     come.append((prefix + row.key, full))
         absent = [name for name, row in rows.items() if row is None]
+        folders = {} if digest is None else {path: _text(digest)}
         self.kv.change(
-            remove=gone, add=come, fields={side: kept, SIDE + prefix: {path: _text(digest)}}, drop={side: absent}
+            remove=gone,
+            add=come,
+            fields={side: kept, SIDE + prefix: folders},
+            drop={side: absent, SIDE + prefix: [path] if digest is None else []},
         )
 
     def collections(self, prefix: str = "") -> list[str]:
@@ -86,11 +90,11 @@ class RedisFiles:
 
 
 def _text(data: bytes) -> str:
-    return base64.b85encode(data).decode()
+    return base64.b64encode(data).decode()
 
 
 def _bytes(text: Any) -> bytes:
     try:
-        return base64.b85decode(text)
+        return base64.b64decode(text, validate=True)
     except (ValueError, TypeError):
         raise GatewayAnswerError("the registry in Redis holds something else") from None
