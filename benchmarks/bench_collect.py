@@ -2,13 +2,16 @@
 Time a whole collection against what its source can give at all: ``python -m benchmarks.bench_collect``.
 
 From one Orthanc to another: find, pull, de-identify, put and verify CT studies of 0.5 MB slices. Ratios are instances
-per second with the source alone as 1: every file fetched by four threads with kept-alive connections, and dropped. The
-servers and the collector share the machine, so the number depends on how many cores there are.
+per second with the source alone as 1: every file fetched by four threads of ``requests`` with kept-alive connections,
+and dropped; they ask for gzip, as ``requests`` does, and Orthanc packs. curl takes the files as they are, and shows
+what the loopback bears when nobody works on them: storing an instance costs the destination several times what reading
+it costs the source. The servers and the collector share the machine, so the numbers depend on how many cores there are.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +70,20 @@ def alone(source: OrthancServer) -> float:
     return time.perf_counter() - started
 
 
+def by_curl(source: OrthancServer, folder: Path) -> float:
+    """Return the seconds in which curl has every file, four at once."""
+    config = folder / "curl.cfg"
+    files = "".join(
+        f'url = "{source.url}/instances/{oid}/file"\noutput = "/dev/null"\n' for oid in source.ids("instances")
+    )
+    config.write_text(f'user = "{source.user}:{source.password}"\n{files}')
+    started = time.perf_counter()
+    subprocess.run(
+        ["curl", "-sS", "-Z", "--parallel-max", "4", "-K", str(config)], check=True, stderr=subprocess.DEVNULL
+    )
+    return time.perf_counter() - started
+
+
 def collected(source: OrthancServer, dest: OrthancServer, numbers: list[str], folder: Path, *steps: str) -> float:
     """Return the seconds of a whole collection, after making sure that all is verified."""
     dest.clear()
@@ -87,7 +104,7 @@ def collected(source: OrthancServer, dest: OrthancServer, numbers: list[str], fo
 
 def run(rounds: int = 3) -> list[Row]:
     """Time the contenders in turns."""
-    limit, plain, deid = [], [], []
+    limit, bare, plain, deid = [], [], [], []
     with tempfile.TemporaryDirectory(dir=memory()) as name, ServerPool(Path(name, "servers")) as pool:
         folder = Path(name)
         Key.make().save(folder / "key")
@@ -96,10 +113,12 @@ def run(rounds: int = 3) -> list[Row]:
         numbers = fill(source)
         for _ in range(rounds):
             limit.append(alone(source))
+            bare.append(by_curl(source, folder))
             plain.append(collected(source, dest, numbers, folder))
             deid.append(collected(source, dest, numbers, folder, "deid"))
     return [
         Row(BENCH, "the source alone, files dropped", 1.0, ""),
+        Row(BENCH, "the source alone, curl, nothing packed", median(limit) / median(bare), ""),
         Row(BENCH, "diana: find, pull, put, verify", median(limit) / median(plain), ""),
         Row(BENCH, "diana: find, pull, de-identify, put, verify", median(limit) / median(deid), ">= 0.8"),
     ]

@@ -21,6 +21,7 @@ from diana.exceptions import (
     ConfigError,
     DianaError,
     GatewayAnswerError,
+    GatewayRefused,
     IncompleteTransfer,
     InvalidItem,
     ItemNotFound,
@@ -53,6 +54,7 @@ __all__ = ["DicomNode"]
 WAYS = ("get", "move")
 # instances that may come to a study while it is fetched
 MORE = 1000
+UNLISTED = 100_000
 
 
 def _as_way(text: str) -> str:
@@ -171,14 +173,29 @@ class DicomNode(DicomQR):
         return found
 
     def _pull(self, ref: Ref) -> Generator[Dixel, None, None]:
-        listed = self.members(ref)
-        expected = [str(one.tags["SOPInstanceUID"]) for one in listed]
-        classes = sorted({str(one.tags.get("SOPClassUID") or "") for one in listed})
-        targets = dict.fromkeys(self._target(one.ref, ref.level) for one in listed)
+        ref = Ref.from_tags(self._by_ref(ref).match, ref.level)
+        listed = self._listed(ref)
+        expected = None if listed is None else [str(one.tags["SOPInstanceUID"]) for one in listed]
+        classes = sorted({str(one.tags.get("SOPClassUID") or "") for one in listed or ()})
+        below = [ref] if listed is None else [one.ref for one in listed]
+        targets = dict.fromkeys(self._target(one, ref.level) for one in below)
         fetch = self._got if self.retrieve == "get" else self._moved
         job = Retrieval(self.name, expected)
-        most = 2 * len(expected) + MORE
+        most = UNLISTED if expected is None else 2 * len(expected) + MORE
         yield from job.run([Unit(_padded(one), partial(fetch, one, classes, most)) for one in targets])
+
+    def _listed(self, ref: Ref) -> list[Dixel] | None:
+        """
+        Return the instances of an item; None when the node has the item and does not tell them.
+
+        Without the list what comes is all that anybody knows. Raises ItemNotFound.
+        """
+        try:
+            return self.members(ref)
+        except (GatewayRefused, ItemNotFound):
+            if ref.level == DicomLevel.INSTANCES or not self._named(ref) or not self._exists(ref):
+                raise
+            return None
 
     @staticmethod
     def _target(one: Ref, level: DicomLevel) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from diana.daemons.worklist import Row
 from diana.dixel import Dixel
-from diana.exceptions import ConfigError, DianaError, Unsupported
+from diana.exceptions import ConfigError, DianaError, GatewayRefused, Unsupported
 from diana.utils.dicom import DicomLevel, Query, Ref
 from diana.utils.endpoint import Endpoint
 from diana.utils.endpoint.circuit import Backoff
@@ -358,7 +358,7 @@ class Planner:
                 pass
         try:
             return len(self._ask({"StudyInstanceUID": uid}, DicomLevel.INSTANCES)) or None
-        except Unsupported:
+        except (Unsupported, GatewayRefused):
             return None
 
 

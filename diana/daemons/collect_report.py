@@ -25,6 +25,7 @@ COLOURS: Final = {
     "waiting": "#90a4ae",
     "running": "#1565c0",
 }
+OTHER_COLOURS: Final = ("#757575", "#bdbdbd", "#8d6e63", "#5c6bc0", "#26a69a", "#ab47bc")
 MAX_BARS: Final = 2000
 WIDTH, BAR = 960, 4
 
@@ -118,12 +119,15 @@ class CollectReport:
             f"<h1>Collection {escape(self.plan.project)}</h1>",
             f"<p>{escape(self.plan.source)} to {escape(self.plan.dest)}</p>",
             _tiles(summary),
+            "<h2>Outcomes</h2>",
+            _shares("rows", summary["rows"]),
+            _shares("studies", summary["studies"]),
             "<h2>Run</h2>",
             self._timeline(),
             "<h2>What is missing</h2>",
             self._missing(),
             "<h2>Rows</h2>",
-            _table(COLUMNS, [[one.asdict()[name] for name in COLUMNS] for one in rows]),
+            _table(COLUMNS, [[value or None for value in one.asdict().values()] for one in rows]),
             "</main></body></html>\n",
         ]
         return "\n".join(parts)
@@ -160,13 +164,40 @@ class CollectReport:
         )
 
     def _missing(self) -> str:
+        """List the studies that are not verified and why, then the instances that are not there."""
+        bad = [one for one in self.items.values() if one.state != "verified"]
+        if not bad:
+            return "<p>Nothing.</p>"
+        studies = [
+            (f"study {one.id}", one.state, one.outcome.get("expected"), one.outcome.get("verified", 0), one.reason)
+            for one in bad
+        ]
+        shown = _table(("study", "state", "expected", "verified", "why"), studies)
         lines = []
-        for item in self.items.values():
+        for item in bad:
             lines += [[f"study {item.id}", uid, item.reason] for uid in item.outcome.get("missing", ())]
             lines += [[f"study {item.id}", uid, note] for uid, note in item.outcome.get("rejected", {}).items()]
-        if not lines:
-            return "<p>Nothing.</p>"
-        return _table(("study", "SOP Instance UID", "why"), lines)
+        return shown + (_table(("study", "SOP Instance UID", "why"), lines) if lines else "")
+
+
+def _shares(name: str, counts: Mapping[str, int]) -> str:
+    """Draw how many are in each state, as one bar with its legend."""
+    total, left = sum(counts.values()), 0.0
+    bars: list[str] = []
+    legend: list[str] = []
+    for state, count in counts.items():
+        wide = count / total * WIDTH
+        colour = COLOURS.get(state, OTHER_COLOURS[len(bars) % len(OTHER_COLOURS)])
+        label = escape(f"{count} {name} {state}")
+        bars.append(
+            f'<rect x="{left:.1f}" width="{wide:.1f}" height="24" fill="{colour}"><title>{label}</title></rect>'
+        )
+        legend.append(f'<span><i style="background:{colour}"></i>{label}</span>')
+        left += wide
+    return (
+        f'<svg role="img" aria-label="{name} by state" viewBox="0 0 {WIDTH} 24" width="100%" height="24"'
+        f' preserveAspectRatio="none">{"".join(bars)}</svg><p class="legend">{"".join(legend)}</p>'
+    )
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:
@@ -200,7 +231,9 @@ main {{ max-width: 1000px; margin: 2rem auto; padding: 0 1rem }}
 .tiles div {{ background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: .5rem .9rem }}
 .tiles b {{ display: block; font-size: 1.5rem }}
 svg {{ background: #fff; border: 1px solid #ddd }}
+.legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .3rem 0 1rem }}
+.legend i {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em }}
 .ends {{ display: flex; justify-content: space-between; margin: 0; color: #616161 }}
-table {{ border-collapse: collapse; width: 100%; background: #fff }}
-th, td {{ border: 1px solid #ddd; padding: .2rem .5rem; text-align: left; overflow-wrap: anywhere }}
+table {{ border-collapse: collapse; width: 100%; background: #fff; margin-bottom: 1rem }}
+th, td {{ border: 1px solid #ddd; padding: .2rem .5rem; text-align: left; overflow-wrap: break-word }}
 </style></head><body><main>"""

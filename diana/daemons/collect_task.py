@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from time import monotonic
 from typing import Any, Final  # specs and payloads are JSON
 
 from attrs import define, evolve, field
@@ -14,8 +17,8 @@ from diana.daemons.manners import Budget, Hours
 from diana.daemons.steps import Filter, Step, bound, make_step
 from diana.daemons.task import Beat, Later, Outcome
 from diana.daemons.transfer import transfer
-from diana.exceptions import ConfigError, DianaError
-from diana.ledger import Proof, Receipt, ReceiptBook, Store
+from diana.exceptions import ConfigError, DianaError, StateUnavailable
+from diana.ledger import Proof, Receipt, ReceiptBook, Slots, Store
 from diana.ledger.work_rows import Claim
 from diana.utils.dicom import Query
 from diana.utils.endpoint import Endpoint, ServiceManager
@@ -26,6 +29,8 @@ LISTED: Final = 10_000
 DEFAULT_TRIES: Final = 5
 CUT_TRIES: Final = 4
 DEFAULT_WORKERS: Final = 4
+PATIENCE_S: Final = 5.0
+TURN_S: Final = 1.0
 
 
 class Stopped(DianaError):
@@ -41,6 +46,7 @@ class CollectTask:
 
     The outcome is the state of the receipt. What might heal is tried again, each time only for what is missing, until
     ``tries`` starts brought nothing new, or four times as many while an end cannot be reached; then it ends as it is.
+    ``budget`` is that of this process; with ``slots`` all processes of the ledger share that of the ``archive``.
     """
 
     source: Endpoint
@@ -50,6 +56,8 @@ class CollectTask:
     steps: Sequence[Step] = ()
     hours: Hours = field(factory=Hours)
     budget: Budget = field(factory=Budget)
+    slots: Slots | None = None
+    archive: str = ""
     tries: int = DEFAULT_TRIES
     workers: int = DEFAULT_WORKERS
     backoff: Backoff = field(factory=lambda: Backoff(cap=10.0))
@@ -60,10 +68,16 @@ class CollectTask:
         wait = self.hours.wait(dt.datetime.now().astimezone())
         if wait > 0:
             return Later(wait, "outside its hours", spent=False)
-        with self.budget.slot(beat) as may_go:
+        if (ended := self._ended_before(claim)) is not None:
+            return ended
+        # one that killed its process is not given back, which would forget that
+        patience = math.inf if claim.kills else monotonic() + PATIENCE_S
+        take = partial(self._take, claim)
+        with self.budget.slot(lambda: beat() and monotonic() < patience, take) as may_go:
             if not may_go:
-                return Later(spent=False)
-            receipt, pseudonym = self._move(claim, beat)
+                return Later(TURN_S if beat() else 0.0, "as many at once as the source shall bear", spent=False)
+            follows, known = self.book.previous(self.project, self.dest.name, claim.key)
+            receipt, pseudonym = self._move(claim, beat, follows, known)
             if receipt.verified or beat():
                 # what is proved stays proved, whoever goes on
                 receipt = evolve(receipt, id=self.book.save(receipt))
@@ -71,12 +85,29 @@ class CollectTask:
                 return Later(spent=False)
             self._note(receipt)
         if receipt.temporary and claim.attempt < self.tries * (CUT_TRIES if receipt.cut else 1):
-            return Later(self.backoff.delay(claim.attempt), receipt.reason, spent=not receipt.verified)
-        return Outcome(receipt.state, self._data(claim, receipt, pseudonym))
+            return Later(self.backoff.delay(claim.attempt), receipt.reason, spent=not _brings_more(receipt, known))
+        return Outcome(receipt.state, self._data(claim, receipt.asdict(), pseudonym))
 
-    def _move(self, claim: Claim, beat: Beat) -> tuple[Receipt, str]:
+    def _take(self, claim: Claim, room: int) -> bool:
+        """Take one of the places at the source that all processes share."""
+        if self.slots is None:
+            return True
+        try:
+            return self.slots.take(f"{KIND}:{self.archive}", claim, room)
+        except StateUnavailable:
+            return False
+
+    def _ended_before(self, claim: Claim) -> Outcome | None:
+        """Return how a study ended whose process was killed after that, and before the ledger knew."""
+        if not claim.kills:
+            return None
+        found = self.book.list(route=self.project, dest=self.dest.name, study=claim.key, limit=1)
+        if not found or found[0]["state"] != "verified":
+            return None
+        return Outcome("verified", self._data(claim, found[0], ""))
+
+    def _move(self, claim: Claim, beat: Beat, follows: str, known: Mapping[str, str]) -> tuple[Receipt, str]:
         """Move what is missing of a study; return the receipt, and the pseudonym under which it went."""
-        follows, known = self.book.previous(self.project, self.dest.name, claim.key)
         noted = [Noted(step) for step in (*self._chosen(claim), *self.steps)]
 
         def go_on(_: Proof) -> None:
@@ -94,9 +125,13 @@ class CollectTask:
             look_first=claim.attempt > 1 or claim.kills > 0 or bool(follows),
             on_instance=go_on,
         )
+        if receipt.state == "failed" and known and (receipt.missing or receipt.rejected):
+            # a part is there since an earlier start
+            receipt = evolve(receipt, state="incomplete")
         receipt = evolve(receipt, study=claim.key, follows=follows)
         dropped = sum(len(one.dropped) for one in noted)
-        return self._recounted(receipt, claim.payload.get("instances"), len(known) + dropped), pseudonym_given(noted)
+        receipt = self._recounted(receipt, claim.payload.get("instances"), known, dropped)
+        return receipt, pseudonym_given(noted)
 
     def _chosen(self, claim: Claim) -> list[Step]:
         """Return the step that holds to the pseudonym that the worklist chose for a study."""
@@ -108,13 +143,16 @@ class CollectTask:
             raise ConfigError("the worklist chose a pseudonym, but nothing de-identifies with a registry")
         return [Choose(registry, str(pseudonym))]
 
-    def _recounted(self, receipt: Receipt, counted: Any, besides: int) -> Receipt:
-        """Doubt a proof of fewer instances than the source counted when the plan was made."""
-        if receipt.state != "verified" or not isinstance(counted, int) or receipt.expected is None:
+    def _recounted(self, receipt: Receipt, counted: Any, known: Collection[str], dropped: int) -> Receipt:
+        """Doubt fewer instances than the source counted when the plan was made."""
+        if receipt.state not in ("verified", "unverifiable") or not isinstance(counted, int):
             return receipt
-        seen = receipt.expected + besides
+        if receipt.expected is None:
+            said, seen = "gave", len({*known, *(one.uid for one in receipt.proofs)}) + dropped
+        else:
+            said, seen = "lists", len(known) + receipt.expected + dropped
         if seen < counted:
-            reason = f"the source counts {counted} instances and lists {seen}"
+            reason = f"the source counts {counted} instances and {said} {seen}"
             return evolve(receipt, state="incomplete", reason=reason, blame="source", temporary=True)
         return receipt
 
@@ -124,14 +162,16 @@ class CollectTask:
         else:
             self.budget.succeeded()
 
-    def _data(self, claim: Claim, receipt: Receipt, pseudonym: str) -> dict[str, Any]:
+    def _data(self, claim: Claim, data: Mapping[str, Any], pseudonym: str) -> dict[str, Any]:
+        """Return the outcome of a study by its last receipt and those before it."""
         _, known = self.book.previous(self.project, self.dest.name, claim.key)
-        data = receipt.asdict()
+        before = max(0, len(known) - data["verified"])
+        pseudonym = pseudonym or self._pseudonym(claim.payload.get("patient"))
         return {
             "reason": data["reason"],
             "receipt": data["id"],
-            "expected": data["expected"],
-            "verified": len(known) if known else data["verified"],
+            "expected": None if data["expected"] is None else data["expected"] + before,
+            "verified": data["verified"] + before,
             "bytes": data["bytes"],
             "missing": data["missing"][:LISTED],
             "rejected": dict(list(data["rejected"].items())[:LISTED]),
@@ -139,6 +179,17 @@ class CollectTask:
             "ended": data["ended"],
             **({"pseudonym": pseudonym} if pseudonym else {}),
         }
+
+    def _pseudonym(self, patient: Any) -> str:
+        """Return the pseudonym of a patient, for a study of which nothing had to be moved any more."""
+        registry = registry_of(self.steps)
+        found = registry.lookup("", patient) if registry is not None and isinstance(patient, str) else None
+        return "" if found is None else found.pseudonym
+
+
+def _brings_more(receipt: Receipt, known: Collection[str]) -> bool:
+    """Tell whether an instance was verified that was not before."""
+    return any(one.state == "verified" and one.uid not in known for one in receipt.proofs)
 
 
 def make_task(spec: Mapping[str, Any], services: ServiceManager, store: Store) -> CollectTask:
@@ -157,6 +208,8 @@ def make_task(spec: Mapping[str, Any], services: ServiceManager, store: Store) -
         steps=[bound(step, source) for step in steps],
         hours=Hours.parse(str(spec.get("hours", ""))),
         budget=Budget(int(spec.get("budget", 2))),
+        slots=Slots(store),
+        archive=str(spec["source"]),
         tries=int(spec.get("tries", DEFAULT_TRIES)),
         workers=int(spec.get("workers", DEFAULT_WORKERS)),
     )

@@ -60,7 +60,7 @@ class Budget:
 
     most: int = 2
     pause: float = 0.2
-    room: float = field(init=False)
+    room: int = field(init=False)
     _busy: int = field(init=False, default=0)
     _good: int = field(init=False, default=0)
     _changed: threading.Condition = field(init=False, factory=threading.Condition, repr=False)
@@ -71,25 +71,23 @@ class Budget:
         self.room = self.most
 
     @contextmanager
-    def slot(self, go_on: Callable[[], bool]) -> Iterator[bool]:
-        """Wait for room; give False when ``go_on`` said so first."""
+    def slot(self, go_on: Callable[[], bool], take: Callable[[int], bool] | None = None) -> Iterator[bool]:
+        """
+        Wait for room; give False when ``go_on`` said so first.
+
+        ``take`` is asked for one of so many places that other processes share.
+        """
         with self._changed:
-            while self._busy >= self.room:
-                if not go_on():
-                    break
+            while not (may_go := self._busy < self.room and (take is None or take(self.room))) and go_on():
                 self._changed.wait(self.pause)
-            else:
-                self._busy += 1
-                go_on = _yes
-        if go_on is not _yes:
-            yield False
-            return
+            self._busy += may_go
         try:
-            yield True
+            yield may_go
         finally:
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
+            if may_go:
+                with self._changed:
+                    self._busy -= 1
+                    self._changed.notify_all()
 
     def refused(self) -> None:
         """Note that the archive refused or was not there."""
@@ -104,7 +102,3 @@ class Budget:
             if self._good >= GROW_AFTER and self.room < self.most:
                 self.room, self._good = self.room + 1, 0
                 self._changed.notify_all()
-
-
-def _yes() -> bool:
-    return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from random import shuffle
 
 from attrs import define, evolve, field
 
@@ -14,6 +15,7 @@ from diana.dixel import Dixel
 from diana.exceptions import (
     Conflict,
     DianaError,
+    GatewayAnswerError,
     GatewayConnectionError,
     GatewayRefused,
     IncompleteTransfer,
@@ -32,6 +34,7 @@ from diana.utils.pool import bounded_map
 log = logging.getLogger(__name__)
 
 NOTHING_LEFT = "every instance was filtered out"
+IS_DOWN = 3
 ITEM_IS_BAD = (InvalidItem, GatewayRefused, ItemNotFound, Unsupported)
 
 
@@ -161,15 +164,22 @@ class _Job:
         }
         if not match:
             return ref, None, f"{self.source.name} does not know the item by a UID"
+        level = ref.level.singular.lower()
         try:
             rows = self.source.find(Query(match), DicomLevel.INSTANCES)
         except Unsupported:
             return ref, None, f"{self.source.name} cannot list instances"
-        if not rows:
-            raise ItemNotFound(f"{self.source.name}: no such {ref.level.singular.lower()}")
+        except GatewayRefused as error:
+            if not self.source.find(Query(match), ref.level):
+                raise ItemNotFound(f"{self.source.name}: no such {level}") from None
+            return ref, None, f"{self.source.name} refused to list instances: {_note_of(error)}"
+        if not rows and self.source.find(Query(match), ref.level):
+            return ref, None, f"{self.source.name} has the {level}, but lists no instances of it"
         found_refs = [self.source.ref(row) for row in rows]
         # two patients may share a study's UID
         found_refs = [one for one in found_refs if not ref.patient or one.patient in (None, "", ref.patient)]
+        if not found_refs:
+            raise ItemNotFound(f"{self.source.name}: no such {level}")
         if not all(one.instance for one in found_refs):
             return ref, None, f"{self.source.name} does not tell SOP Instance UIDs"
         return ref, {one.instance: one for one in found_refs}, ""
@@ -208,10 +218,10 @@ class _Job:
                 part = Ref(DicomLevel.SERIES, study=ref.study, series=series, patient=ref.patient)
                 yield from self._pull_part(part, absent)
                 continue
-            for at in absent:
-                yield from self._pull_part(at, ())
+            shuffle(absent)  # so that what cannot be had does not hold up the same others each time
+            yield from self._pull_each(absent)
 
-    def _pull_part(self, part: Ref, members: Iterable[Ref]) -> Iterator[Dixel]:
+    def _pull_part(self, part: Ref, members: Collection[Ref]) -> Iterator[Dixel]:
         """Yield a part; when not all of it can be had, note that, and go on with those of ``members`` that had come."""
         came: set[str] = set()
         received: set[str] = set()
@@ -222,9 +232,25 @@ class _Job:
         except (IncompleteTransfer, *ITEM_IS_BAD) as error:
             self._note(error, "source")
             received.update(getattr(error, "received", ()))
+        except (GatewayConnectionError, GatewayAnswerError) as error:
+            if not self.look_first or len(members) < 2:
+                raise
+            self._note(error, "source")
+            received.update(at.instance for at in members)
+        yield from self._pull_each([at for at in members if at.instance in received - came])
+
+    def _pull_each(self, members: Iterable[Ref]) -> Iterator[Dixel]:
+        """Yield instances one by one; after some failures in a row the source counts as down."""
+        failures = 0
         for at in members:
-            if at.instance in received - came:
+            try:
                 yield from self._pull_part(at, ())
+                failures = 0
+            except (GatewayConnectionError, GatewayAnswerError) as error:
+                failures += 1
+                if failures == IS_DOWN:
+                    raise
+                self._note(error, "source")
 
     def _is_there(self, one: Ref) -> bool:
         """Prove an instance without moving it: unchanged by steps, and both ends tell the same MD5."""
@@ -314,7 +340,11 @@ class _Job:
 
     def _receipt(self, ref: Ref, wanted: dict[str, Ref] | None, reason: str) -> Receipt:
         if wanted is not None:
-            for uid in wanted.keys() - self.proofs.keys() - self.dropped:
+            missing = wanted.keys() - self.proofs.keys() - self.dropped
+            if missing and self.trouble is None:
+                text = f"{self.source.name}: {len(missing)} of {len(wanted)} instances did not come"
+                self._note(IncompleteTransfer(text, sorted(missing)), "source")
+            for uid in missing:
                 self.proofs[uid] = Proof(uid, "missing", note="" if self.trouble is None else _note_of(self.trouble))
             expected: int | None = len(wanted) - len(self.dropped & wanted.keys())
         else:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final  # JSON
 
 from attrs import evolve, field, frozen
 
+from diana.daemons.worklist_text import Record, Table, decoded, is_comment, lines_of
 from diana.exceptions import ConfigError
 from diana.utils.dicom.ref import is_uid
 
@@ -30,14 +29,16 @@ _NAMES: Final[Mapping[str, Sequence[str]]] = {
         "accessionnum",
         "accessionid",
         "accno",
+        "accnr",
         "accnum",
+        "accessionnr",
         "acc",
         "an",
         "examnumber",
         "examid",
     ),
-    "study": ("studyinstanceuid", "studyuid", "studyinstanceid", "siuid", "uid"),
-    "patient": ("patientid", "mrn", "patid", "pid", "medicalrecordnumber", "patient"),
+    "study": ("studyinstanceuid", "studyuid", "studyinstanceid", "studyiuid", "siuid", "suid", "uid"),
+    "patient": ("patientid", "mrn", "patid", "pid", "medicalrecordnumber", "patientmrn", "mrnumber", "patient"),
     "date": ("studydate", "examdate", "dateofstudy", "dateofexam", "date"),
     "pseudonym": (
         "pseudonym",
@@ -56,12 +57,19 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _WILD: Final = re.compile(r"[*?\\]")
 _EXCEL_TEXT: Final = re.compile(r'="?([^"]*)"?')
 _EXCEL_FLOAT: Final = re.compile(r"\d+([.,]\d+)?[eE]\+\d+")
-_DATES: Final = (
-    re.compile(r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})"),
-    re.compile(r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})([T ].*)?"),
-    re.compile(r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})"),
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_TIME: Final = r"([T ].*)?"
+_DATES: Final = tuple(
+    re.compile(pattern + _TIME, re.IGNORECASE)
+    for pattern in (
+        r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})",
+        r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})",
+        r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})",
+        r"(?P<d>\d{1,2})[- ](?P<m>[a-z]{3})[- ](?P<y>\d{4})",
+        r"(?P<m>[a-z]{3}) (?P<d>\d{1,2}), ?(?P<y>\d{4})",
+    )
 )
-_SLASHED: Final = re.compile(r"(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-](?P<y>\d{4})")
+_SLASHED: Final = re.compile(r"(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-](?P<y>\d{4})" + _TIME)
 
 
 @frozen
@@ -93,8 +101,9 @@ def read_worklist(path: str | os.PathLike[str], kind: str = "", columns: Mapping
     Read a worklist file: CSV (``,`` ``;`` tab or ``|``), one accession number or study UID per line, or JSON lines.
 
     ``kind`` (csv, txt, jsonl) is otherwise seen from the text. ``columns`` maps accession, study, patient, date and
-    pseudonym to the file's own column names; without it the usual names are known. UTF-8, UTF-16 and, failing these,
-    Windows-1252 are read. Raises ConfigError when no column can be told or the file is larger than 256 MiB.
+    pseudonym to the file's own column names; without it the usual names are known. UTF-8, UTF-16, UTF-32 and,
+    failing these, Windows-1252 are read. Lines that begin with ``#`` are no rows. Raises ConfigError when no column can
+    be told, the file is a spreadsheet's own or larger than 256 MiB.
     """
     try:
         with open(path, "rb") as stream:
@@ -116,7 +125,7 @@ def read_text(text: str, kind: str = "", columns: Mapping[str, str] | None = Non
     if kind not in ("", "csv", "txt", "jsonl"):
         raise ConfigError("a worklist is csv, txt or jsonl")
     if not kind:
-        first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        first = next((line.strip() for line in lines_of(text) if line.strip() and not is_comment(line)), "")
         kind = "jsonl" if first.startswith("{") else "csv"
     reader = {"csv": _from_csv, "txt": _from_lines, "jsonl": _from_json}[kind]
     rows = list(reader(text, columns or {}))
@@ -130,60 +139,50 @@ def rows_of(items: Sequence[str]) -> list[Row]:
     return [_row(number, {_role_of(item): item}) for number, item in enumerate(items, 1)]
 
 
-def decoded(data: bytes) -> str:
-    """Return text whatever the usual encoding of the bytes."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    if data[1:2] == b"\0" or data[:1] == b"\0":
-        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
-
-
 def _from_lines(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.lstrip().startswith("#"):
+    for number, line in enumerate(lines_of(text), 1):
+        if not is_comment(line):
             yield _row(number, {_role_of(line): line})
 
 
 def _from_csv(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
-    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
-    delimiter = max(",;\t|", key=first.count)
-    if not first.count(delimiter):
-        delimiter = ","
-    csv.field_size_limit(1 << 20)
-    reader = csv.reader(StringIO(text.replace("\0", "\x01"), newline=""), delimiter=delimiter)
+    """Yield the rows of a table with a heading, or of a list of one column without."""
     places: dict[str, int] | None = None
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield Row(start, problem="invalid", reason="the row is not CSV")
+    width, single = 1, set[int]()
+    for record in Table(text).records(single):
+        cells = record.cells
+        if record.problem:
+            yield Row(record.line, problem="invalid", reason=record.problem)
+        elif not any(map(_cleaned, cells)):
+            yield _row(record.line, {})
+        elif _is_remark(cells, places):
             continue
-        if places is None:
-            if not any(map(_cleaned, cells)):
-                yield _row(start, {})
-                continue
-            if cells[0].lstrip().startswith("#"):
-                continue
+        elif places is None:
             found = _places(cells, columns)
-            places = {} if found is None else found
-            if found is not None:
-                continue
-            if sum(bool(_cleaned(cell)) for cell in cells) > 1:
+            if found is None and sum(bool(_cleaned(cell)) for cell in cells) > 1:
                 raise ConfigError("the worklist has several columns and no known heading; name them with columns")
-        if places:
-            yield _row(start, {role: cells[at] for role, at in places.items() if at < len(cells)})
-        elif sum(bool(_cleaned(cell)) for cell in cells) > 1:
-            yield Row(start, problem="invalid", reason="the row has several columns, the list has one")
-        elif not (cells and cells[0].lstrip().startswith("#")):
-            value = cells[0] if cells else ""
-            yield _row(start, {_role_of(value): value})
+            places, width = found or {}, len(cells) if found else 1
+            single.update(places.values())
+            if found is None:
+                yield _cell(record)
+        elif any(map(_cleaned, cells[width:])):
+            yield Row(record.line, problem="invalid", reason=f"the row has more than {width} columns, as the list has")
+        elif places:
+            yield _row(record.line, {role: cells[at] for role, at in places.items() if at < len(cells)})
+        else:
+            yield _cell(record)
+
+
+def _cell(record: Record) -> Row:
+    value = record.cells[0]
+    return _row(record.line, {_role_of(value): value})
+
+
+def _is_remark(cells: Sequence[str], places: Mapping[str, int] | None) -> bool:
+    """Tell whether a row is a comment: it begins with ``#``, where an id would stand or alone."""
+    if not is_comment(cells[0]):
+        return False
+    return not places or 0 in places.values() or not any(map(_cleaned, cells[1:]))
 
 
 def _places(cells: Sequence[str], columns: Mapping[str, str]) -> dict[str, int] | None:
@@ -206,7 +205,9 @@ def _places(cells: Sequence[str], columns: Mapping[str, str]) -> dict[str, int] 
 
 
 def _from_json(text: str, columns: Mapping[str, str]) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
+        if is_comment(line):
+            continue
         if not line.strip():
             yield _row(number, {})
             continue
@@ -226,14 +227,21 @@ def _values(data: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, st
     """Return the values of a JSON object by role; what ``find`` prints has them under ``tags``."""
     tags = data.get("tags")
     flat = {**data, **tags} if isinstance(tags, Mapping) else dict(data)
-    by_name = {_folded(str(key)): value for key, value in flat.items() if isinstance(value, str | int)}
+    by_name = {_folded(str(key)): text for key, value in flat.items() if (text := _plain(value)) is not None}
     found: dict[str, str] = {}
     for role, names in _NAMES.items():
         wanted = [_folded(columns[role])] if role in columns else names
         value = next((by_name[name] for name in wanted if name in by_name), None)
         if value is not None:
-            found[role] = str(value)
+            found[role] = value
     return found
+
+
+def _plain(value: Any) -> str | None:
+    """Return a JSON value as text; what a table program wrote as 123.0 is 123. None for what is no text or number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def _row(number: int, values: Mapping[str, str]) -> Row:
@@ -288,6 +296,8 @@ def _date(text: str) -> str:
         if one <= 12 and two <= 12 and one != two:
             return ""
         parts = {"y": match["y"], "m": str(min(one, two)), "d": str(max(one, two))}
+    if parts["m"].lower() in _MONTHS:
+        parts["m"] = str(_MONTHS.index(parts["m"].lower()) + 1)
     try:
         return dt.date(int(parts["y"]), int(parts["m"]), int(parts["d"])).strftime("%Y%m%d")
     except ValueError:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diana.ledger.journal import Journal
     from diana.ledger.receipts import Proof, Receipt, ReceiptBook
     from diana.ledger.rows import Delivery, EventRow, Result
+    from diana.ledger.slots import Slots
     from diana.ledger.store import Store
     from diana.ledger.work import Work
     from diana.ledger.work_rows import Claim, Item, Job
@@ -25,6 +26,7 @@ __all__ = [
     "Receipt",
     "ReceiptBook",
     "Result",
+    "Slots",
     "Store",
     "Work",
 ]
@@ -42,6 +44,7 @@ __getattr__ = lazy_names(
         "Receipt": ".receipts",
         "ReceiptBook": ".receipts",
         "Result": ".rows",
+        "Slots": ".slots",
         "Store": ".store",
         "Work": ".work",
     },

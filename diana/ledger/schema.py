@@ -155,3 +155,13 @@ work_items = Table(
     Index("work_sent", "state", "sends", "send_at"),
     Index("work_ended", "job", "last_at"),
 )
+
+# a place is taken while its item runs with that token, see ``diana.ledger.slots``
+slots = Table(
+    "slots",
+    tables,
+    Column("name", SafeText, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("item", ROW_ID, nullable=False),
+    Column("token", BigInteger, nullable=False),
+)

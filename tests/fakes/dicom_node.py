@@ -22,11 +22,13 @@ class Talk:
     def __init__(self, wire: Wire, request: p.AssociateRequest, contexts: Mapping[int, str]) -> None:
         self.wire, self.request, self.contexts = wire, request, contexts
         self.asked: dict[int, bytes] = {}
+        self.data = b""
         self.context = 0
 
     def read(self) -> int:
         """Read a message; return its operation, 0 when the peer is done."""
         command, data_too = bytearray(), True
+        self.data = b""
         while True:
             kind, body = self.wire.read_pdu(5)
             if kind != p.P_DATA:
@@ -40,6 +42,8 @@ class Talk:
                     if is_last:
                         self.asked = p.decode_command(command)
                         data_too = p.number(self.asked, p.DATA_SET_TYPE) != p.NO_DATA_SET
+                else:
+                    self.data += piece
                 if is_last and (not is_command or not data_too):
                     return p.number(self.asked, p.COMMAND_FIELD)
 

@@ -178,7 +178,7 @@ def test_a_source_that_drops_images_ends_incomplete_with_the_list() -> None:
     assert item.outcome["missing"] == [f"{uid(1)}.1.2"]
     source.dropped.clear()
     assert collector.execute(plan, services(source, dest), again=True) == {"verified": 1}
-    assert source.pulled.count(uid(1)) <= 3
+    assert source.pulled.count(uid(1)) <= 4
 
 
 def test_a_source_that_does_not_count_ends_unverifiable_with_the_reason() -> None:
@@ -250,7 +250,8 @@ def test_the_report_holds_the_picture_and_no_value_of_the_list(tmp_path: Path) -
     collector, plan, _ = collect(filled(3), Memory(name="dest"), "A1\nA2\nA9\n")
     report = CollectReport(plan, collector.outcomes("p"))
     page = report.html()
-    assert page.count("<rect") == 2
+    assert page.count("<title>study ") == 2
+    assert "1 rows missing" in page
     assert "missing" in page
     for word in ("A1", "A9", "P1", "Test^Generated"):
         assert word not in page
@@ -425,6 +426,48 @@ def test_a_source_that_is_down_is_soon_asked_once_for_each_row(monkeypatch: pyte
     plan = Collector().plan("p", source, Memory(), rows_of([f"A{number}" for number in range(100)]))
     assert plan.counts() == {"unreachable": 100}
     assert len(asked) < 200
+
+
+@define(eq=False)
+class Watched(Pacs):
+    """A Pacs that notes how many studies are fetched at once."""
+
+    most: int = 0
+    _busy: int = field(init=False, default=0)
+
+    def _pull(self, ref: Any) -> Iterator[Dixel]:
+        with self._seen:
+            self._busy += 1
+            self.most = max(self.most, self._busy)
+        try:
+            threading.Event().wait(0.05)
+            yield from Memory._pull(self, ref)
+        finally:
+            with self._seen:
+                self._busy -= 1
+
+
+def test_the_budget_holds_over_all_processes_of_a_ledger(tmp_path: Path) -> None:
+    source, dest = Watched(), Memory(name="dest")
+    for number in range(1, 13):
+        source.put(instance(1, study=uid(number), AccessionNumber=f"A{number}"))
+    collectors = [Collector(3, store=Store(tmp_path / "ledger.sqlite")) for _ in range(3)]
+    listed = rows_of([f"A{number}" for number in range(1, 13)])
+    plan = collectors[0].plan("p", source, dest, listed, budget=2)
+    ended: list[dict[str, int]] = []
+
+    def run(collector: Collector) -> None:
+        ended.append(collector.execute(plan, services(source, dest)))
+
+    crew = [threading.Thread(target=run, args=(one,)) for one in collectors]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join(60)
+    assert ended == [{"verified": 12}] * 3
+    assert source.most == 2
+    for collector in collectors:
+        collector.close()
 
 
 def test_two_destinations_of_one_list_both_get_it() -> None:

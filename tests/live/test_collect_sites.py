@@ -1,12 +1,9 @@
-"""Collections from a real archive behind an Orthanc, and by workers on many machines."""
+"""Collections from a real archive behind an Orthanc."""
 
 from __future__ import annotations
 
-import json
-import os
+import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +14,16 @@ from attrs import define
 from diana.apis import Memory, Orthanc, ProxiedDicom
 from diana.daemons.collect_report import CollectReport
 from diana.daemons.collector import Collector
-from diana.daemons.worklist import rows_of
-from diana.deid.key import Key
+from diana.daemons.worklist import read_worklist, rows_of
 from diana.dixel import Dixel
 from diana.exceptions import Unsupported
 from diana.utils.dicom import DicomLevel, Query
 from diana.utils.endpoint import ServiceManager
 from diana.utils.gateways import dimse
 from tests.contract import samples
-from tests.helpers import REPO
-from tests.servers import DcmqrscpServer, OrthancServer, RedisServer
+from tests.fakes.dirty_list import Dirt, Form, archive, instances
+from tests.fakes.make import instance
+from tests.servers import DcmqrscpServer, OrthancServer
 
 pytestmark = pytest.mark.live
 
@@ -36,10 +33,6 @@ CT: dict[str, Any] = {
     "ConversionType": None,
     "Modality": "CT",
 }
-SERVICES = """
-source: {{ctype: Orthanc, url: "{source}", user: "{user}", password: "{password}"}}
-dest: {{ctype: Orthanc, url: "{dest}", user: "{user}", password: "{password}"}}
-"""
 
 
 @define(eq=False)
@@ -128,57 +121,32 @@ def test_an_archive_that_lists_no_images_ends_unverifiable(site: Site) -> None:
     pacs.close()
 
 
-def cli(folder: Path, *arguments: str) -> list[str]:
-    program = [sys.executable, "-m", "diana_cli", "--json", "-s", str(folder / "services.yml")]
-    return [*program, "--state", str(folder / "state"), *arguments]
-
-
-@pytest.mark.timeout(180)
-def test_workers_elsewhere_collect_and_deidentify(
-    orthanc_factory: Callable[..., OrthancServer], clean_redis: RedisServer, postgres_url: str, tmp_path: Path
+@pytest.mark.timeout(120)
+def test_a_dirty_list_is_planned_without_a_pixel_and_run_as_planned(
+    orthanc_factory: Callable[..., OrthancServer], flaky_proxy: Callable[..., Any], tmp_path: Path
 ) -> None:
-    studies = 6
-    source, dest = orthanc_factory(), orthanc_factory()
-    for number in range(studies):
-        for at in range(2):
-            source.upload(samples.instance(number, 0, at, **{**CT, "PatientID": f"P{number}"}).file or b"")
-    Key.make().save(tmp_path / "key")
-    values = {"source": source.url, "dest": dest.url, "user": source.user, "password": source.password}
-    (tmp_path / "services.yml").write_text(SERVICES.format(**values))
-    (tmp_path / "list.csv").write_text(
-        "accession,pseudonym\n" + "".join(f"{accession(number)},S{number}\n" for number in range(studies))
-    )
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(REPO),
-        "DIANA_DEID_KEY": str(tmp_path / "key"),
-        "DIANA_WORKER_LEDGER": postgres_url,
-        "DIANA_WORKER_BROKER": clean_redis.url,
-    }
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            cli(tmp_path, *arguments), env=env, cwd=REPO, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    plan = str(tmp_path / "plan.json")
-    planned = run(
-        "collect", "plan", str(tmp_path / "list.csv"), "-S", "source", "-D", "dest", "-P", "p", "--to", plan,
-        "--step", "deid",
-    )  # fmt: skip
-    assert planned.returncode == 0, planned.stderr
-    groups = [subprocess.Popen(cli(tmp_path, "worker", "-t", "2"), env=env, cwd=REPO) for _ in range(2)]
-    try:
-        ran = run("collect", "run", plan)
-    finally:
-        for group in groups:
-            group.terminate()
-        for group in groups:
-            group.wait(60)
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout) == {"project": "p", "verified": studies}
-    end = Orthanc(url=dest.url, user=dest.user, password=dest.password)
-    given = [str(one.tags["PatientID"]) for one in end.find({}, "studies")]
-    assert sorted(given) == [f"S{number}" for number in range(studies)]
-    assert run("collect", "report", plan).returncode == 0
-    end.close()
+    server, chance = orthanc_factory(), random.Random(3)
+    studies = archive(24, samples.ROOT)
+    for one in instances(studies, instance):
+        server.upload(one.file)
+    reads = {"path": r"/(file|archive|media|attachments|frames|preview|pdf|numpy|store)"}
+    proxy = flaky_proxy(("127.0.0.1", server.http_port), rules=[{"match": reads, "fault": {"kind": "delay", "ms": 1}}])
+    source = Orthanc(url=proxy.url, user=server.user, password=server.password)
+    dirt = Dirt(studies, chance)
+    lines = dirt.lines(120)
+    (tmp_path / "list.csv").write_bytes(Form(";", "cp1252").write(lines, chance))
+    dest, collector, services = Memory(name="dest"), Collector(2), ServiceManager()
+    services.hold("source", source)
+    services.hold("dest", dest)
+    plan = collector.plan("p", source, dest, read_worklist(tmp_path / "list.csv"))
+    assert "delay" not in proxy.stats()["counts"]
+    verdicts = {one.row: one for one in plan.rows}
+    for line in lines:
+        verdict = verdicts.pop(line.number)
+        assert (verdict.state, line.state and set(verdict.studies)) == (line.state, set(line.studies)), verdict.reason
+    assert not verdicts
+    assert collector.execute(plan, services) == {"verified": len(dirt.owner)}
+    assert proxy.stats()["counts"]["delay"] == len(dirt.owner)
+    assert {one.ref.uid for one in dest.find({}, "studies")} == set(dirt.owner)
+    source.close()
+    collector.close()
