@@ -9,6 +9,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
@@ -17,13 +18,15 @@ from typing import Any, Final  # contexts and processes of multiprocessing
 from attrs import define, evolve, field
 
 from diana.daemons.deid_work import Bench, Done, Task, add_counts, failed
-from diana.exceptions import DianaError
+from diana.exceptions import DianaError, InvalidItem
+from diana.utils.dicom import read_header
 
 log = logging.getLogger(__name__)
 
 GROUP: Final = 8
 AHEAD: Final = 2
 LARGEST_FRAME: Final = 8 << 20
+_UID: Final = ("SOPInstanceUID",)
 
 
 def work_all(
@@ -31,6 +34,8 @@ def work_all(
 ) -> Generator[Done, None, None]:
     """
     Yield what became of each task, in any order; with more than one job in as many processes.
+
+    Of tasks with the same SOP Instance UID none begins before those that came before it have ended.
 
     ``private`` are descriptors that those must not hold on to, such as locks.
     """
@@ -51,13 +56,18 @@ class _Hand:
     pipe: Connection
     groups: deque[list[Task]] = field(factory=deque)
 
+    def holds(self, uid: str) -> bool:
+        """Tell whether an object with a SOP Instance UID is in hand."""
+        return any(task.uid == uid for group in self.groups for task in group)
+
 
 class Crew:
     """
     Keep processes busy with groups of tasks.
 
     A process that dies is replaced, and what it had in hand is tried again one by one; a task that kills a process
-    alone is given up, and the others go on.
+    alone is given up, and the others go on. Objects with the same SOP Instance UID are never in two processes at a
+    time, so that the first of them wins under any number of jobs.
     """
 
     def __init__(self, bench: Bench, jobs: int, private: Sequence[int] = ()) -> None:
@@ -66,6 +76,7 @@ class Crew:
         # a process with threads must not be copied
         self._context: Any = get_context("fork" if threading.active_count() == 1 else "spawn")
         self._suspects: deque[Task] = deque()
+        self._waiting: deque[Task] = deque(maxlen=1)
         self._hands: list[_Hand] = []
         if self._context.get_start_method() == "fork":
             from diana.deid.engine import prepare
@@ -76,15 +87,11 @@ class Crew:
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Done]:
         """Yield results as they come."""
-        more = True
         while True:
             for hand in self._hands:
-                while more and not self._suspects and len(hand.groups) < AHEAD:
-                    group = _group(tasks)
-                    more = bool(group)
-                    if group:
-                        self._give(hand, group)
-                if not hand.groups and self._suspects:
+                while not self._suspects and len(hand.groups) < AHEAD and (group := self._group(tasks, hand)):
+                    self._give(hand, group)
+                if not hand.groups and self._suspects and not self._is_elsewhere(self._suspects[0].uid, hand):
                     self._give(hand, [self._suspects.popleft()])
             busy = [hand for hand in self._hands if hand.groups]
             if not busy:
@@ -103,6 +110,22 @@ class Crew:
             if hand.process.is_alive():
                 hand.process.terminate()
                 hand.process.join()
+
+    def _group(self, tasks: Iterator[Task], hand: _Hand) -> list[Task]:
+        """Return the next few tasks, one alone when its bytes are many; up to one whose twin another process has."""
+        found: list[Task] = []
+        size = 0
+        while len(found) < GROUP and size < LARGEST_FRAME:
+            if not self._waiting:
+                self._waiting.extend(map(_with_uid, islice(tasks, 1)))
+            if not self._waiting or self._is_elsewhere(self._waiting[0].uid, hand):
+                break
+            found.append(self._waiting.popleft())
+            size += len(found[-1].data or b"")
+        return found
+
+    def _is_elsewhere(self, uid: str, hand: _Hand) -> bool:
+        return bool(uid) and any(one is not hand and one.holds(uid) for one in self._hands)
 
     def _hire(self) -> _Hand:
         ours, theirs = self._context.Pipe()
@@ -146,16 +169,15 @@ class Crew:
         self._hire()
 
 
-def _group(tasks: Iterator[Task]) -> list[Task]:
-    """Return the next few tasks; one alone when its bytes are many."""
-    found: list[Task] = []
-    size = 0
-    for task in tasks:
-        found.append(task)
-        size += len(task.data or b"")
-        if len(found) >= GROUP or size >= LARGEST_FRAME:
-            break
-    return found
+def _with_uid(task: Task) -> Task:
+    """Return a task with the SOP Instance UID that its object says it has."""
+    if task.problem:
+        return task
+    try:
+        with task.blob().open() as stream:
+            return evolve(task, uid=read_header(stream, _UID).get("SOPInstanceUID", ""))
+    except (InvalidItem, OSError):
+        return task  # whoever works on it says why
 
 
 def _serve(pipe: Connection, bench: Bench, copied: Sequence[int]) -> None:

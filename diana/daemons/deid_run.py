@@ -184,8 +184,7 @@ class Batch:
             return EndpointSource(self.source, marks, self.match)
         places = (self.places.custody, self.places.audit, self.places.quarantine)
         files = [self.setup.key_path, *paths_of_registry(self.setup.registry)]
-        out = [self.out] if isinstance(self.out, Path) else []
-        return FileSource(self.source, marks, (*places, *files, *out))
+        return FileSource(self.source, marks, (*places, *files))
 
     def _remove_parts(self) -> None:
         """Remove what a killed run left unfinished in the output folder."""
@@ -198,14 +197,18 @@ class Batch:
         """Raise ConfigError for places that would let a secret out, or the originals in."""
         if isinstance(self.source, Path) and not self.source.exists():
             raise ConfigError("the input is neither a service nor there as a file or folder")
+        source, out = _folder(self.source), _folder(self.out)
+        if source is not None and out is not None and _is_inside(out, source):
+            raise ConfigError("the output must not lie in the input, where it would be input itself")
         if not isinstance(self.out, Path):
             return
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError("the output is no folder")
+        there = next(one for one in (self.out, *self.out.absolute().parents) if os.path.lexists(one))
+        if not there.is_dir():
+            raise ConfigError("the output is no folder, nor can there be one")
         registry = next(iter(paths_of_registry(self.setup.registry)), None)
         named = {"key": self.setup.key_path, "registry": registry}
         self.places.check(self.out, named)
-        if isinstance(self.source, Path) and _is_inside(self.source, self.out):
+        if source is not None and _is_inside(source, self.out):
             raise ConfigError("the input must not lie in the output folder")
 
     def _is_there(self, out: str, size: int) -> bool:
@@ -218,7 +221,7 @@ class Batch:
 
     def _run_id(self, recipe: Recipe, key: Key) -> str:
         """Return the name of all runs to one place (before the hyphen) that give the same output."""
-        out = str(self.out.resolve()) if isinstance(self.out, Path) else self.out.name
+        out = os.path.realpath(self.out) if isinstance(self.out, Path) else self.out.name
         place = key.before()[-1] if key.history else key
         how = (recipe_digest(recipe), key.id, table_name(), self.setup.registry, self.setup.project)
         return f"{place.mac('place', out)[:4].hex()}-{key.mac('run', *how)[:8].hex()}"
@@ -241,5 +244,14 @@ def _shown(summary: Summary) -> dict[str, Any]:
     return found
 
 
+def _folder(place: Path | Endpoint) -> Path | None:
+    """Return the folder that a place is or writes to, None for a service elsewhere."""
+    if isinstance(place, Path):
+        return place
+    from diana.apis import DcmDir
+
+    return Path(place.path) if isinstance(place, DcmDir) else None
+
+
 def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

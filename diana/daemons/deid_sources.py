@@ -41,7 +41,7 @@ class FileSource:
     Find objects in a file, or in every file below a folder; a ZIP archive counts as what it holds.
 
     Links to files are followed, links to folders are not. ``skip`` are paths, and what is below them, that are left
-    out. What is no regular file, or cannot be read, is a task with a problem.
+    out. What is no regular file, cannot be read, or is a link to a folder, is a task with a problem.
     """
 
     root: Path
@@ -68,7 +68,7 @@ class FileSource:
             facts = (base, name, found.st_size, found.st_mtime_ns)
             source = {"path": path, "size": found.st_size, "mtime": found.st_mtime_ns}
             if not stat.S_ISREG(found.st_mode):
-                yield Task(self.marks.of(*facts), source, problem="no regular file")
+                yield Task(self.marks.of(*facts), source, problem=_odd(found.st_mode))
             elif path.lower().endswith(".zip"):
                 yield from self._members(path, source, facts, is_done)
             else:
@@ -89,7 +89,8 @@ class FileSource:
         for folder, folders, names in os.walk(self.root, onerror=unread.append):
             real = os.path.realpath(folder)
             folders[:] = sorted(one for one in folders if os.path.join(real, one) not in barred)
-            for name in sorted(names):
+            links = [one for one in folders if os.path.islink(os.path.join(folder, one))]
+            for name in sorted((*names, *links)):
                 is_ours = name.startswith(".") and name.endswith(PART)
                 if not is_ours and os.path.join(real, name) not in barred:
                     yield os.path.join(folder, name)
@@ -115,6 +116,10 @@ class FileSource:
         except (InvalidItem, OSError) as error:
             reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
             yield Task(self.marks.of(*facts), source, problem=reason)
+
+
+def _odd(mode: int) -> str:
+    return "a link to a folder is not followed" if stat.S_ISDIR(mode) else "no regular file"
 
 
 def _with_blob(task: Task, blob: Blob) -> Task:

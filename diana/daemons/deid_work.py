@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from diana.utils.files import whole_file
 log = logging.getLogger(__name__)
 
 IDS: Final = ("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))  # no reading ends so
 
 
 @frozen
@@ -37,6 +39,7 @@ class Task:
     path: str = field(default="", repr=False)
     data: bytes | None = field(default=None, repr=False)
     problem: str = ""
+    uid: str = field(default="", repr=False)
 
     def blob(self) -> Blob:
         """Return the object's bytes."""
@@ -97,16 +100,19 @@ class Worker:
         if task.problem:
             return failed(task, "refused", "unreadable", task.problem)
         try:
-            return self._work(task)
-        except Conflicting as error:
-            blob = task.blob()
-            _copy(blob, self.bench.quarantine / error.reason / f"{task.item}.dcm")
-            return evolve(failed(task, "quarantined", error.reason, str(error)), ids=_ids(blob))
+            try:
+                return self._work(task)
+            except Conflicting as error:
+                blob = task.blob()
+                self._keep(blob, error.reason, task)
+                return evolve(failed(task, "quarantined", error.reason, str(error)), ids=_ids(blob))
         except DianaError as error:
             reason = getattr(error, "reason", "") or ("unavailable" if error.temporary else "failed")
             return failed(task, "failed", reason, f"{type(error).__name__}: {error}")
         except OSError as error:
-            return failed(task, "failed", "unreadable", error.strerror or type(error).__name__)
+            is_ours = isinstance(error, _Unwritable) or error.errno in _FULL
+            reason = "unwritable" if is_ours else "unreadable"
+            return failed(task, "failed", reason, error.strerror or type(error).__name__)
         except Exception as error:  # noqa: BLE001  # a fault of ours with one object must not stop the others
             log.debug("an object failed (%s)", type(error).__name__)
             return failed(task, "failed", "fault", f"{type(error).__name__} in the engine")
@@ -124,9 +130,10 @@ class Worker:
                 if self.bench.out is None:
                     kept = result.blob if result.blob.path is not None else Blob(result.blob.read())
                 else:
-                    _write(self.bench.out / out, result)
+                    with _writing():
+                        _write(self.bench.out / out, result)
         elif result.state == "quarantined":
-            _copy(blob, self.bench.quarantine / (result.reason or "unknown") / f"{task.item}.dcm")
+            self._keep(blob, result.reason or "unknown", task)
         return Done(
             task.item,
             result.state,
@@ -142,6 +149,11 @@ class Worker:
             kept,
             len(blob),
         )
+
+    def _keep(self, blob: Blob, reason: str, task: Task) -> None:
+        """Put an original into the quarantine."""
+        with _writing():
+            _copy(blob, self.bench.quarantine / reason / f"{task.item}.dcm")
 
 
 def add_counts(total: dict[str, Counter[str]], actions: Mapping[str, Mapping[str, int]]) -> None:
@@ -190,6 +202,15 @@ def _kept_open(blob: Blob, is_handed_on: bool) -> Iterator[None]:
         blob.close()
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell errors of the block from those of reading."""
+    try:
+        yield
+    except OSError as error:
+        raise _Unwritable(error.errno, error.strerror or type(error).__name__) from None
+
+
 def _write(path: Path, result: Result) -> None:
     """Write an output that is there as a whole or not at all; the same bytes may be there. Raises Conflicting."""
     if result.blob is None:
@@ -205,6 +226,10 @@ def _write(path: Path, result: Result) -> None:
 def _copy(blob: Blob, path: Path) -> None:
     with whole_file(path, durable=False) as out:
         blob.copy_to(out)
+
+
+class _Unwritable(OSError):
+    """Say that an output, or what is kept for the custodian, could not be written."""
 
 
 class Conflicting(InvalidItem):

@@ -86,6 +86,7 @@ class Deidentifier:
         try:
             known = facts.read(opened)
             facts.check(opened, known)
+            output.check_uids(opened, known.class_bytes, known.sop_uid)
             subject = self._minted(known.issuer, known.patient_id)
             walk = Walk(
                 self._plan(opened, known), self.key, subject, self._minted, Cleaner(opened.nodes, self.recipe).clean
@@ -118,6 +119,7 @@ class Deidentifier:
         try:
             known = facts.read(opened)
             facts.check(opened, known)
+            output.check_uids(opened, known.class_bytes, known.sop_uid)
             decision = self._decision(opened, known, blob)
             if decision.action == "mask":
                 from diana.deid.masks import mask

@@ -26,7 +26,6 @@ MAX_OTHERS: Final = 64
 STUDY: Final = 0x0020000D
 SERIES: Final = 0x0020000E
 REGIONS: Final = 0x00186011
-ENCAPSULATED: Final = 0x00420011
 RECORDS: Final = 0x00041220
 MEDIA_CLASS: Final = 0x00020002
 MEDIA_UID: Final = 0x00020003
@@ -90,7 +89,7 @@ def check(opened: Opened, known: Facts) -> None:
         raise Refused(Reason.UNNAMED, "the object has no SOP Class or no SOP Instance UID")
     if not name.startswith(_STANDARD):
         raise Refused(Reason.PRIVATE_CLASS, "no profile covers a private SOP Class")
-    if name.startswith(_DOCUMENTS) or opened.find(ENCAPSULATED) is not None:
+    if name.startswith(_DOCUMENTS):
         raise Refused(Reason.ENCAPSULATED, "what an encapsulated document holds cannot be told")
     if name in _VIDEO_CLASSES or syntax in _VIDEO_SYNTAXES or syntax.startswith(_SMPTE):
         raise Refused(Reason.VIDEO, "what a video shows cannot be told")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from diana.deid.allowed import allowed_tags
 from diana.deid.descriptors import vocabulary
+from diana.deid.facts import MEDIA_CLASS, MEDIA_UID, SOP_CLASS, SOP_UID
 from diana.deid.frames import clean_fragments
 from diana.deid.markers import DATES_MODIFIED, IDENTITY_REMOVED
 from diana.deid.plan import KINDS
@@ -113,7 +114,7 @@ def check(made: Blob, opened: Opened, walk: Walk, known: Facts, pieces: list[Pie
     """
     Read the output again: its elements and markers, and whether anything of the input is left.
 
-    Raises Quarantined; the text names places and kinds, never values.
+    Raises Quarantined; the text names places and kinds, never values. Raises Refused when a recipe took the UIDs.
     """
     try:
         again = open_blob(made)
@@ -124,6 +125,7 @@ def check(made: Blob, opened: Opened, walk: Walk, known: Facts, pieces: list[Pie
             raise Quarantined(Reason.MARKERS, "the output does not hold the elements that were written")
         if not again.value(IDENTITY_REMOVED) or not again.value(DATES_MODIFIED):
             raise Quarantined(Reason.MARKERS, "the output lacks its markers")
+        check_uids(again, *(again.meta.get(tag, b"").strip(b" \0") for tag in (MEDIA_CLASS, MEDIA_UID)))
         offset = again.pixels.start if again.pixels is not None and not again.deflated else None
         # what is shorter cannot be told from anything else; under its own tag it was replaced
         telling = (one for one in walk.gone if len(one.value) >= SHORTEST or one.vr == "PN")
@@ -135,6 +137,12 @@ def check(made: Blob, opened: Opened, walk: Walk, known: Facts, pieces: list[Pie
     if hits:
         places = ", ".join(sorted({f"{hit.kind} in {hit.where}" for hit in hits})[:5])
         raise Quarantined(Reason.LEAK, f"something of the input is left: {places}")
+
+
+def check_uids(opened: Opened, sop_class: bytes, sop_uid: bytes) -> None:
+    """Raise Refused when the data set holds other UIDs than its file meta shall have (PS3.10 7.1)."""
+    if opened.value(SOP_CLASS) != sop_class or opened.value(SOP_UID) != sop_uid:
+        raise Refused(Reason.UNNAMED, "the data set lacks the SOP Class UID or the SOP Instance UID of its file meta")
 
 
 def _is_meant(hit: Hit, walk: Walk, again: Opened) -> bool:

@@ -26,6 +26,14 @@ PATIENT_NAME: Final = 0x00100010
 PATIENT_ID: Final = 0x00100020
 BIRTH_DATE: Final = 0x00100030
 _SUBJECT_IDS: Final = frozenset((PATIENT_ID, 0x00120040))
+ENCRYPTED: Final = 0x04000500
+BARE_REFERENCES: Final = ("00081140.", "00082112.")  # Table E.1-1 keeps them for their UIDs
+PRESENTATION: Final = "1.2.840.10008.5.1.4.1.1.11."
+# attributes with a plain X that are Type 1 in some IODs, where nothing else may stand for them
+_TYPE_1: Final = {
+    PRESENTATION: frozenset(("00700082", "00700083")),
+    "1.2.840.10008.5.1.4.1.1.130": frozenset(("00540016.00181078",)),
+}
 _LINKS: Final = frozenset((0x00620020,))  # Tracking ID: equal values belong together
 
 # UIDs that name kinds of things, not things (no row in the table)
@@ -79,6 +87,7 @@ class Plan:
         self.recipe = recipe
         self.strict = recipe.mode == "strict"
         self.types = tables.types_of(sop_class)
+        self.sop_class = sop_class
         self.rules = [(rule, rule.pattern(), number) for number, rule in enumerate(rules, 1)]
         self.vrs = tables.vrs()
         self.safe_private = Option.SAFE_PRIVATE in recipe.options
@@ -153,6 +162,8 @@ class Plan:
             found = Verdict("remove", "E.1-1: overlay or curve X, with what describes it")
         elif group < 0x0008 or group == 0xFFFC:
             found = Verdict("remove", "container: not of a data set")
+        elif self.strict and prefix.endswith(BARE_REFERENCES) and (tag in CODE_TAGS or tag in self._allowed):
+            found = Verdict("remove", "strict: no part of a reference")
         else:
             found = self._unlisted(tag, vr)
         return self._ruled(found, tag, vr, "", listed=row is not None)
@@ -184,6 +195,8 @@ class Plan:
     def _settled(self, row: tables.Row, tag: int, vr: str, prefix: str) -> tuple[str, str]:
         """Return the action of the Basic Profile, with the reason where it depends on the Type."""
         code, why = row.basic, ""
+        if code == "X" and f"{prefix}{tag:08X}" in _TYPE_1.get(self.sop_class[: len(PRESENTATION)], ()):
+            code, why = "D", ", Type 1: D"
         if code == "X/Z/U*":
             return "walk", ", its UIDs U"
         if "/" in code:
@@ -234,6 +247,8 @@ class Plan:
             return Verdict(self._gone(tag), "supplement: a person's name")
         if not self.strict:
             return KEEP
+        if tag == ENCRYPTED:
+            return Verdict("remove", "strict: nobody can tell what is encrypted")
         if tag not in self.vrs or vr in ("", "UN", "??"):
             return REMOVE_UNKNOWN
         if known == "SQ" and vr != "SQ":

@@ -101,7 +101,7 @@ class Recipe:
 
     ``strict`` also removes free text and unknown elements that the table does not list; ``profile`` is the table
     alone, and what the notes of PS3.15 E.1 ask beyond. ``keep_year_of_birth`` leaves the year with the first of
-    January, ``age_cap`` is the highest age in years that stays (0: none), ``remove_times`` empties TM where dates are
+    January, ``age_cap`` is the highest age in years that stays (0: all), ``remove_times`` empties TM where dates are
     kept or moved. ``pixel_rules`` come before those that ship with the package; see ``diana.deid.pixel_rules``.
     ``issuer`` is that of patients whose file names none. ``vocabulary`` are words that Clean Descriptors lets pass
     beyond those that ship.
@@ -143,7 +143,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "research": {
         "name": "research",
         "options": (Option.MODIFIED_DATES, Option.PATIENT_CHARACTERISTICS, Option.SAFE_PRIVATE),
-        "age_cap": 90,
     },
     "teaching": {
         "name": "teaching",
@@ -155,7 +154,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
             Option.CLEAN_STRUCTURED_CONTENT,
             Option.CLEAN_PIXEL_DATA,
         ),
-        "age_cap": 90,
         "remove_times": True,
     },
 }

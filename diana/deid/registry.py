@@ -35,6 +35,7 @@ ATTEMPTS: Final = 8
 PATIENCE: Final = 5
 REMEMBERED: Final = 200_000
 GROUP: Final = 500
+_UNKNOWN: Final = "the registry does not know the patient"
 
 
 @frozen
@@ -150,7 +151,7 @@ class Registry:
         if found is not None:
             return found
         if self.mode != "mint":
-            raise (Refused if self.mode == "refuse" else Quarantined)(Reason.PATIENT)
+            raise (Refused if self.mode == "refuse" else Quarantined)(Reason.PATIENT, _UNKNOWN)
         return self._mint(asked)
 
     @staticmethod
@@ -178,12 +179,12 @@ class Registry:
             with self.store.begin() as connection:
                 row = self._row(connection, known) or self._row(connection, known._replace(issuer=""), "imported")
                 if row is None:
-                    raise Quarantined(Reason.PATIENT)
+                    raise Quarantined(Reason.PATIENT, _UNKNOWN)
                 subject = _subject(row)
                 connection.execute(self.store.insert_new(subjects), [self._values(new, subject, "alias", owned=False)])
                 there = self._row(connection, new)
                 if there is None or there.pseudonym != subject.pseudonym:
-                    raise Quarantined(Reason.CONFLICT)
+                    raise Quarantined(Reason.CONFLICT, "the other id belongs to another subject of the registry")
 
         _patiently(add)
 
@@ -271,7 +272,7 @@ class Registry:
                 self._remember(asked, stored)
                 return stored
             log.warning("a pseudonym was taken, attempt %d", attempt + 1)
-        raise Quarantined("pseudonym-collision")
+        raise Quarantined("pseudonym-collision", "every pseudonym that the key gives the patient is taken")
 
     def _claim(self, asked: _Patient, made: Subject) -> Subject | None:
         """Store a subject unless the patient has one, and return what is stored; None when the pseudonym is taken."""
@@ -279,7 +280,7 @@ class Registry:
             connection.execute(self.store.insert_new(subjects), [self._values(asked, made, "minted")])
             row = self._row(connection, asked)
             if asked.original and self._is_pseudonym(connection, asked):
-                raise Quarantined(Reason.CONFLICT)
+                raise Quarantined(Reason.CONFLICT, "the patient id is itself a pseudonym of the registry")
             return None if row is None else _subject(row)
 
     def _add(self, given: Sequence[Entry], *, aliases: bool) -> int:

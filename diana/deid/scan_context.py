@@ -12,7 +12,7 @@ from attrs import define, field
 
 from diana.deid.scan_places import Place, path_of
 from diana.deid.scan_probes import STRONG, TEXT_VRS, Probe, decoded
-from diana.deid.scan_words import fold
+from diana.deid.scan_words import fold, is_wide
 from diana.utils.dicom import dictionary
 
 MAX_OCCURRENCES: Final = 500
@@ -206,6 +206,8 @@ def _stands(text: str, start: int, end: int, probe: Probe) -> bool:
         return not before.isdigit() and text[end : end + 4].isdigit() and len(text[end : end + 4]) == 4
     if probe.how in ("part", "date", "birth"):
         return not ((before.isdigit() and text[start].isdigit()) or (after.isdigit() and text[end - 1].isdigit()))
+    if end - start > 1 and is_wide(text[start:end]):
+        return True  # there are no spaces between words
     return not (before.isalnum() or after.isalnum())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
+from diana.utils.dicom.dictionary import vr_of
+
 UNDEFINED: Final = 0xFFFFFFFF
 MAX_PLACES: Final = 500_000
 MAX_DEPTH: Final = 64
@@ -99,7 +101,9 @@ class _Reader:
             raise _Stop(pos)
         vr, length, start = self._head(pos)
         parent = stack[-1].place
-        sequence = vr == "SQ" or (length == UNDEFINED and vr in ("", "UN")) or (not vr and self._holds_items(start))
+        sequence = vr == "SQ" or (length == UNDEFINED and vr in ("", "UN"))
+        if not sequence and (not vr or (vr == "UN" and vr_of(tag) == "SQ")):
+            sequence = self._holds_items(start)
         fragments = length == UNDEFINED and not sequence
         end = start if sequence else self._fragments(start) if fragments else start + length
         if end > self.end:

@@ -101,6 +101,8 @@ def kind_of(tag: int, vr: str) -> str:
         return "institution"
     if vr not in TEXT_VRS and vr != "UN":
         return ""
+    if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+        return ""  # the creator of a private block names who made a device's software
     if tag >> 16 & 1 or vr == "UN":
         return "text"
     keyword = keyword_of(tag)

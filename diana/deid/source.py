@@ -235,6 +235,10 @@ class _Top:
                 break
             self.opened.nodes.append(node)
         self.opened.tail = self.reader.size - self.pos
+        if 0 < self.opened.tail < 8 and self.opened.pixels is None and self._seems_image():
+            at = self.pos - self.base
+            if self.data[at : at + self.opened.tail].strip(b"\0"):
+                raise Broken("the object ends inside an element, before its pixels")
 
     def _quickly(self) -> None:
         """Read the elements before the pixels from memory, up to the first that needs care."""

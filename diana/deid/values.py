@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from base64 import b32encode
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,8 @@ DUMMIES: Final = {
 _NUMBERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _TERMS: Final = {0x00100040: b"O", 0x00102203: b"ALTERED", 0x04000565: b"CORRECT", 0x00200060: b"L"}
 _PADDING: Final = b" \0"
+_OWN: Final = frozenset((DUMMY, DUMMIES["UI"], DUMMIES["UR"].upper()))
+_IN_NAME: Final = re.compile(rb"(?i)(?<![a-z0-9])%b(?![a-z0-9])" % DUMMY)
 
 
 def dummy(tag: int, vr: str, length: int) -> bytes:
@@ -41,6 +44,15 @@ def dummy(tag: int, vr: str, length: int) -> bytes:
     if vr in ("OB", "OW", "UN", "", "??"):
         return bytes(2)
     return DUMMY
+
+
+def telling(vr: str, value: bytes) -> bytes:
+    """Return what a value of an input may tell about somebody: without the texts that ``dummy`` gives."""
+    if vr == "PN":
+        return _IN_NAME.sub(b"", value)
+    if vr == "UI" or DUMMY in value.upper():
+        return b"\\".join(part for part in value.split(b"\\") if part.strip(_PADDING).upper() not in _OWN)
+    return value
 
 
 def literal(vr: str, text: str, charset: str, *, big: bool) -> bytes | None:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from diana.deid import characteristics, dates
-from diana.deid.allowed import SCHEME, is_number, is_technical, is_term, public_schemes
+from diana.deid.allowed import SCHEME, URN, is_number, is_technical, is_term, public_schemes
 from diana.deid.modes import CONTENT, GRAPHICS, KEEPS, STUB, TEXT_VRS, in_mode
-from diana.deid.plan import PATIENT_ID, Plan, Verdict
+from diana.deid.plan import MARKERS, PATIENT_ID, Plan, Verdict
 from diana.deid.raw import PIXELS, Item, Node, Nodes, encode, encode_item
 from diana.deid.result import Step
 from diana.deid.structured import outline
 from diana.deid.tables import name_of
-from diana.deid.values import Uids, dummy, literal, token
+from diana.deid.values import Uids, dummy, literal, telling, token
 from diana.utils.dicom import _text
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Walk:
         self._charset = ""
         self._issuer = ""
         self._schemes = public_schemes()
-        self._local_code = False
+        self._code = ""
 
     def top(self, nodes: Nodes, charset: str, issuer: str = "") -> list[Piece]:
         """Return the elements of the top level as they go into the output; ``issuer`` is that of the patient's id."""
@@ -203,7 +203,7 @@ class Walk:
         if node.data is None:
             return False
         if action == "code":
-            return not self._local_code or is_technical(value)
+            return self._code == "public" or (self._code == "local" and is_technical(value))
         if action == "age" and self.plan.recipe.age_cap:
             return dates.is_age(value) and dates.cap_age(value, self.plan.recipe.age_cap) == b"\\".join(
                 part.strip(b" \0") for part in value.split(b"\\")
@@ -298,22 +298,24 @@ class Walk:
             place = (
                 f"{where}({node.tag >> 16:04X},{node.tag & 0xFFFF:04X})[{number}]." if self.steps is not None else ""
             )
-            outer, self._local_code = self._local_code, self._is_local(item)
+            outer, self._code = self._code, self._kind_of_code(item)
             pieces = self._nodes(item.nodes, inner, place, mode)
-            self._local_code = outer
+            self._code = outer
             same = len(pieces) == len(item.nodes) and all(one.data is None for one in pieces)
             changed = changed or not same
             parts.append(joined(node.data, item, pieces, same))
         return parts, changed
 
-    def _is_local(self, item: Item) -> bool:
-        """Tell whether a code is of no public vocabulary."""
+    def _kind_of_code(self, item: Item) -> str:
+        """Tell whether a code is of a public vocabulary, of a local one, or no code (PS3.3 8.8)."""
         for node in item.nodes:
-            if node.tag == SCHEME:
-                return node.content().strip(b" \0").upper() not in self._schemes
-            if node.tag > SCHEME:
+            if node.tag == SCHEME and (scheme := node.content().strip(b" \0").upper()):
+                return "public" if scheme in self._schemes else "local"
+            if node.tag == URN:
+                return "local"
+            if node.tag > URN:
                 break
-        return True
+        return ""
 
     def _creators(self, nodes: Nodes) -> dict[int, bytes]:
         """Return the private blocks of a data set by group and block (PS3.5 7.8.1)."""
@@ -377,10 +379,12 @@ class Walk:
         self._told(pixels, Verdict("clear", "E.1-1: overlay X, its bits in pixels"), "")
 
     def collect(self, node: Node) -> None:
-        """Note the values of an element that does not go into the output, nested ones too."""
+        """Note the values of an element that does not go into the output, nested ones too, but for those of ours."""
+        if node.tag in MARKERS:
+            return
         if node.items is None:
-            if node.data is not None and node.stop > node.value:
-                self.gone.append(Changed(node.tag, node.vr, node.data[node.value : node.stop]))
+            if node.data is not None and (value := telling(node.vr, node.data[node.value : node.stop])):
+                self.gone.append(Changed(node.tag, node.vr, value))
             return
         for item in node.items:
             for inner in item.nodes:

@@ -202,9 +202,9 @@ class TestPlaces:
 
     def test_secrets_in_the_input_folder_are_no_input(self, site: Path, deid: Deid) -> None:
         (site / "k").rename(site / "in" / "k")
-        code, told, _ = deid("in", "in/out", "--key", "in/k", "--registry", "in/r.sqlite")
+        code, told, _ = deid("in", "out", "--key", "in/k", "--registry", "in/r.sqlite")
         assert (code, told["done"]) == (0, 6)
-        code, told, _ = deid("in", "in/out", "--key", "in/k", "--registry", "in/r.sqlite")
+        code, told, _ = deid("in", "out", "--key", "in/k", "--registry", "in/r.sqlite")
         assert (code, told["done"], told["before"]) == (0, 0, 6)
 
     def test_another_recipe_or_key_needs_another_folder(self, site: Path, deid: Deid) -> None:

@@ -57,7 +57,7 @@ def test_a_recipe_adds_to_its_preset() -> None:
     assert [rule.tags for rule in found.rules] == ["(0010,xx20)", "StationName"]
     assert found.rules[1].value == "5"
     assert (found.safe_private[0].group, found.safe_private[0].element) == (0x29, 0x1A)
-    assert (found.name, found.age_cap) == ("ours", 90)
+    assert (found.name, found.age_cap) == ("ours", 0)
     tags = {"Manufacturer": "ACME Inc", "Rows": "9", "Columns": "9"}
     assert classify(tags, found.pixel_rules).rectangles == (Rectangle(0, 0, 5, 5),)
     assert to_document(found)["rules"][0]["when"] == {"Modality": "CT"}
