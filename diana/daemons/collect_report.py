@@ -98,6 +98,7 @@ class CollectReport:
             "studies": dict(Counter(one.state for one in self.items.values())) or {"planned": len(self.plan.studies)},
             "instances": sum(one.get("verified", 0) for one in outcomes),
             "missing": sum(len(one.get("missing", ())) for one in outcomes),
+            "rejected": sum(len(one.get("rejected", ())) for one in outcomes),
             "bytes": sum(one.get("bytes", 0) for one in outcomes),
             "seconds": round(max(ends) - min(starts), 1) if starts and ends else 0.0,
         }
@@ -206,6 +207,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         **{f"studies {state}": count for state, count in summary["studies"].items()},
         "instances": summary["instances"],
         "instances missing": summary["missing"],
+        "instances held back": summary["rejected"],
         "MB": round(summary["bytes"] / 1e6, 1),
         "seconds": summary["seconds"],
     }

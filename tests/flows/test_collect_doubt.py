@@ -121,6 +121,7 @@ def test_a_file_that_is_cut_is_rejected_and_named(tmp_path: Path) -> None:
     _, item, arrived, page = collected(source)
     assert (item.state, list(item.outcome["rejected"]), arrived) == ("incomplete", [LOST], ALL - {LOST})
     assert LOST in page
+    assert "<b>1</b>instances held back" in page
 
 
 @define(eq=False)
