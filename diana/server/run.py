@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import signal
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final  # Any: frames of signals, states of h11
@@ -26,6 +24,7 @@ from diana.server.auth import Auth, as_auths
 from diana.server.bridge import ABORT
 from diana.server.limits import Limits
 from diana.utils.endpoint import Endpoint
+from diana.utils.signals import stop_signal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -227,19 +226,3 @@ def serve(
         if ready is not None:
             ready(face)
         stopped.wait()
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM and SIGINT set; the old handlers come back at the end."""
-    stopped = threading.Event()
-
-    def stop(_number: int, _frame: Any) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

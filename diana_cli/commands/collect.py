@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from attrs import define, field
 
 from diana.exceptions import ItemNotFound
 from diana.utils.files import make_private, whole_file
+from diana.utils.signals import stop_signal
 from diana_cli.app import WITH_FAILURES, App, say
 from diana_cli.params import ANY_DATA, Data
 
@@ -215,7 +214,7 @@ def _run(app: App, path: Path, *, again: bool, pool: int | None, broker: str | N
         raise click.UsageError("--broker needs --ledger: a database that all workers reach")
     plan = Plan.load(path)
     threads = plan.options.get("budget", 2) if pool is None else pool
-    with _collector(app, ledger, threads) as collector, _stop() as stop:
+    with _collector(app, ledger, threads) as collector, stop_signal(insist=True) as stop:
         before = _known(collector, plan)
         runner = None if broker is None else collector.elsewhere(broker)
         with _display(plan, before) as display:
@@ -243,24 +242,6 @@ def _collector(app: App, ledger: str | None, pool: int = 0) -> Iterator[Collecto
         yield collector
     finally:
         collector.close()
-
-
-@contextmanager
-def _stop() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM and Ctrl-C set; a second one ends at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: Any) -> None:
-        if stop.is_set():
-            raise SystemExit(128 + number)
-        stop.set()
-
-    before = {one: signal.signal(one, on_signal) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 @define(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any  # registries, signal frames
 
 import click
 
+from diana.utils.signals import stop_signal
 from diana_cli.app import WITH_FAILURES, App, say
 from diana_cli.output import progress
 
@@ -109,13 +109,13 @@ def path_command(
 
     folder, style = folder.absolute(), "ORTHANC" if orthanc else "UNSTRUCTURED"
     if broker and not watch:
-        with _jobs(app, broker, ledger, registry) as (work, name), _stop() as stop, _counted() as on_files:
+        with _jobs(app, broker, ledger, registry) as (work, name), stop_signal() as stop, _counted() as on_files:
             far = work.index_path(folder, name, pattern, style, on_files=on_files, stop=stop)
         return _told(app, far, stop)
     indexer = FileIndexer(cpus() if jobs is None else jobs)
     chosen = _registry(app, registry)
     try:
-        with _stop() as stop:
+        with stop_signal() as stop:
             if watch:
                 indexer.watch_path(
                     folder,
@@ -184,7 +184,7 @@ def upload_command(
 
     folder = folder.absolute()
     if broker:
-        with _jobs(app, broker, ledger, registry) as (work, name), _stop() as stop:
+        with _jobs(app, broker, ledger, registry) as (work, name), stop_signal() as stop:
             reports = [work.upload_path(folder, name, dest, collections, stop=stop)]
         return _told_upload(app, reports, stop)
     chosen, target, indexer = _registry(app, registry), app.endpoint(dest), FileIndexer()
@@ -207,18 +207,6 @@ def _told_upload(app: App, reports: list[UploadReport], stop: threading.Event) -
     if stop.is_set():
         say("stopped; run it again for the rest")
     return WITH_FAILURES if failed or stop.is_set() else 0
-
-
-@contextmanager
-def _stop() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM and Ctrl-C set."""
-    stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any  # a description comes from a file; signal frames
 
 import click
 
+from diana.utils.signals import stop_signal
 from diana_cli.app import App, say
 from diana_cli.params import Data
 
@@ -54,7 +53,7 @@ def command(app: App, desc: Any, dest: str, studies: int | None, modalities: tup
     sites = MockSite.Factory.create(described)
     endpoint = app.endpoint(dest)
     stop = threading.Event()
-    with _stopped_by_signals(stop):
+    with stop_signal(stop):
         made = run_sites(sites, endpoint, stop, studies=studies)
     say(f"{made} studies sent to {endpoint.name}")
     return 0
@@ -70,16 +69,3 @@ def _hurried(site: Any) -> Any:
         return site
     services = [{**one, "studies_per_hour": FAST} if isinstance(one, Mapping) else one for one in site["services"]]
     return {**site, "services": services}
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    def set_(_number: int, _frame: Any) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, set_) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

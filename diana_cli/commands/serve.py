@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any  # the face of another protocol
 import click
 
 from diana.exceptions import ConfigError
+from diana.utils.signals import stop_signal
 from diana_cli.app import App, say
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def command(
     folder holds what the headers say of patients; it lies in the folder, in .diana, readable to its owner only.
     """
     try:
-        from diana.server.run import HttpFace, stop_signal
+        from diana.server.run import HttpFace
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"serving needs the extra 'server' ({error.name} is missing): pip install 'python-diana[server]'"
