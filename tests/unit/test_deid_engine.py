@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import pytest
 
-from diana.deid import Deidentifier, Key, Option, Recipe
+from diana.deid import Deidentifier, Key, Recipe
 from diana.deid.pseudonyms import new_uid, subject_of
 from diana.deid.recipe import SafePrivate
-from diana.deid.result import Result
 from diana.utils.blob import Blob
+from tests.fakes.deid_engine import KEY, deid, item, sequence, treated, with_options
 from tests.fakes.deid_files import CT, make_ds, read, to_bytes
 from tests.fakes.planted import inflated
-
-KEY = Key(b"k" * 32)
-
-
-def deid(ds: Any, recipe: Recipe | None = None, syntax: str = "1.2.840.10008.1.2.1") -> Result:
-    return Deidentifier(recipe or Recipe(), KEY).apply(Blob(to_bytes(ds, syntax)))
-
-
-def treated(ds: Any, recipe: Recipe | None = None, syntax: str = "1.2.840.10008.1.2.1") -> Any:
-    result = deid(ds, recipe, syntax)
-    assert result.done, (result.reason, result.text)
-    assert result.blob is not None
-    return read(result.blob.read())
-
-
-def with_options(*options: Option | str, **more: Any) -> Recipe:
-    return Recipe(name="test", options=options, **more)
-
-
-def item(**values: Any) -> Any:
-    from pydicom.dataset import Dataset
-
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def sequence(items: Iterable[Any]) -> Any:
-    from pydicom.sequence import Sequence
-
-    return Sequence(list(items))
 
 
 def test_basic_profile_replaces_removes_and_empties() -> None:

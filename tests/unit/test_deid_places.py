@@ -6,34 +6,18 @@ from typing import Any
 
 import pytest
 
-from diana.deid import Deidentifier, Key, Option, Recipe
+from diana.deid import Deidentifier, Option, Recipe
 from diana.deid.result import Result
 from diana.utils.blob import Blob
-from tests.fakes.deid_files import make_ds, read, to_bytes
+from tests.fakes.deid_engine import KEY, item, treated
+from tests.fakes.deid_files import make_ds, to_bytes
 
-KEY = Key(b"k" * 32)
 GSPS = "1.2.840.10008.5.1.4.1.1.11.1"
 ENHANCED_PET = "1.2.840.10008.5.1.4.1.1.130"
 
 
 def apply(data: bytes, recipe: Recipe | None = None) -> Result:
     return Deidentifier(recipe or Recipe(), KEY).apply(Blob(data))
-
-
-def treated(ds: Any, recipe: Recipe | None = None) -> Any:
-    result = apply(to_bytes(ds), recipe)
-    assert result.done, (result.reason, result.text)
-    assert result.blob is not None
-    return read(result.blob.read())
-
-
-def item(**values: Any) -> Any:
-    from pydicom.dataset import Dataset
-
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def code(scheme: str, value: str = "T-1", meaning: str = "Mueller") -> Any:
