@@ -133,7 +133,7 @@ def _sent(keyword: str, wanted: Any) -> list[str]:
         wanted = wanted.split("\\")
     if isinstance(wanted, list | tuple | set | frozenset):
         return list(dict.fromkeys(text for one in wanted for text in _sent(keyword, one)))
-    text, vr = matching.wire_text(wanted).strip(" "), _vr(keyword)
+    text, vr = matching.wire_text(wanted).strip(" "), vr_of(keyword)
     if vr == "DA" and re.match(r"\d{4}-\d{2}-\d{2}\Z", text):
         return [text.replace("-", "")]
     if vr == "TM":
@@ -154,8 +154,4 @@ def _time_range(text: str) -> str:
 
 def _loose(keyword: str, text: str) -> str:
     """Return a text with wildcards for what must be encoded in an address, or separates values for some servers."""
-    return _ENCODED.sub("*", quote(text, safe=RAW)) if _vr(keyword) in TEXT_VRS else text
-
-
-def _vr(keyword: str) -> str:
-    return vr_of(keyword)
+    return _ENCODED.sub("*", quote(text, safe=RAW)) if vr_of(keyword) in TEXT_VRS else text

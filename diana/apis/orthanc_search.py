@@ -83,7 +83,7 @@ class Plan:
         if "ModalitiesInStudy" in match and "Modality" not in match:
             match["Modality"] = match.pop("ModalitiesInStudy")
         for keyword in (*match, *query.fields):
-            if COMPUTED.fullmatch(keyword) or keyword == "ModalitiesInStudy" or _vr(keyword) == "SQ":
+            if COMPUTED.fullmatch(keyword) or keyword == "ModalitiesInStudy" or dictionary.vr_of(keyword) == "SQ":
                 raise Unsupported(f"{name}: cannot search or answer {keyword}")
         wanted = {key: one for key, one in match.items() if not matching.is_blank(one) and one != "*"}
         places = {key: _level_of(key) for key in wanted}
@@ -106,10 +106,6 @@ class Plan:
         return "*" not in text and "?" not in text
 
 
-def _vr(keyword: str) -> str:
-    return dictionary.vr_of(keyword)
-
-
 def _sent(keyword: str, wanted: Any) -> str | None:
     """Return a text for which the server finds at least what is wanted; None: look at everything here."""
     if isinstance(wanted, str) and "\\" in wanted:
@@ -118,10 +114,10 @@ def _sent(keyword: str, wanted: Any) -> str | None:
         texts = [_sent(keyword, one) for one in wanted]
         if len(texts) == 1:
             return texts[0]
-        open_ended = "*?-" if _vr(keyword) in ("DA", "TM") else "*?"
+        open_ended = "*?-" if dictionary.vr_of(keyword) in ("DA", "TM") else "*?"
         plain = [text for text in texts if text and not any(sign in text for sign in open_ended)]
         return "\\".join(plain) if len(plain) == len(texts) else None
-    text, vr = matching.wire_text(wanted).strip(" "), _vr(keyword)
+    text, vr = matching.wire_text(wanted).strip(" "), dictionary.vr_of(keyword)
     wild = "*" in text or "?" in text
     if vr == "DA":
         return _sent_date(text)

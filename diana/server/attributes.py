@@ -50,20 +50,15 @@ def keyword_of(text: str) -> str:
     return text
 
 
-def vr_of(keyword: str) -> str:
-    """Return the value representation of a keyword."""
-    return dictionary.vr_of(keyword)
-
-
 def match_value(keyword: str, text: str) -> str | list[str]:
     """Return what an attribute has to match. Raises Unsupported for what cannot be matched, InvalidItem."""
-    if vr_of(keyword) in BULKY:
+    if dictionary.vr_of(keyword) in BULKY:
         raise Unsupported("an attribute of this kind cannot be matched")
     if len(text) > MAX_VALUE or "\0" in text:
         raise InvalidItem("a value to match is too long or damaged")
     if is_comparison(text):
         raise InvalidItem("a value to match is not of its form")
-    if vr_of(keyword) == "UI" and "," in text:
+    if dictionary.vr_of(keyword) == "UI" and "," in text:
         return [one for one in text.split(",") if one]
     return text
 

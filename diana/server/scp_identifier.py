@@ -13,6 +13,7 @@ from diana.dixel import Dixel
 from diana.exceptions import DianaError, InvalidItem
 from diana.server import attributes as a
 from diana.utils.dicom import DicomLevel, Ref
+from diana.utils.dicom.dictionary import vr_of
 from diana.utils.dicom.matching import is_blank, wire_text
 from diana.utils.dicom.ref import is_uid
 from diana.utils.gateways import dimse_pdu as p
@@ -109,7 +110,7 @@ def _take(found: Identifier, element: Any) -> None:
         found.ignored |= not empty
         return
     found.keys.append(keyword)
-    if empty or a.vr_of(keyword) in a.BULKY:
+    if empty or vr_of(keyword) in a.BULKY:
         found.ignored |= not (empty or _all_empty(element))
         return
     value = element.value
@@ -147,7 +148,7 @@ def answer_of(one: Dixel, asked: Identifier, aet: str, syntax: str) -> bytes:
 
 def _text(key: str, tags: Mapping[str, Any]) -> str:
     value = tags.get(key)
-    if is_blank(value) or a.vr_of(key) in a.BULKY:
+    if is_blank(value) or vr_of(key) in a.BULKY:
         return ""
     return wire_text(value)
 
