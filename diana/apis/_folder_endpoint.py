@@ -21,6 +21,11 @@ class FolderEndpoint(Endpoint):
     subpath_depth: int = 0
     anonymizing: bool = False
 
+    @property
+    def local_folder(self) -> Path | None:
+        """Return the folder."""
+        return Path(self.path)
+
     def _is_there(self) -> bool:
         """Tell whether the folder exists; False for one not made yet. Raises GatewayConnectionError."""
         return paths.check_root(self.name, Path(self.path))

@@ -245,12 +245,8 @@ def _shown(summary: Summary) -> dict[str, Any]:
 
 
 def _folder(place: Path | Endpoint) -> Path | None:
-    """Return the folder that a place is or writes to, None for a service elsewhere."""
-    if isinstance(place, Path):
-        return place
-    from diana.apis import DcmDir
-
-    return Path(place.path) if isinstance(place, DcmDir) else None
+    """Return the folder that a place is or keeps its items in, None for a service elsewhere."""
+    return place if isinstance(place, Path) else place.local_folder
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias  # Any: options and data are the backend's own
 
 from attrs import define, evolve, field, frozen
@@ -57,6 +58,11 @@ class Endpoint(Serializable):
         """Tell whether the endpoint has a verb: put, get, find, pull, exists, update, delete, digest or check."""
         hook = f"_{verb}"
         return verb in VERBS and getattr(cls, hook) is not getattr(Endpoint, hook)
+
+    @property
+    def local_folder(self) -> Path | None:
+        """Return the folder of this machine that it keeps its items in; None for any other place."""
+        return None
 
     def put(self, item: Dixel, **options: Any) -> str:
         """
