@@ -103,11 +103,7 @@ class FileIndexer:
         on_files: Callable[[int], None] | None,
         stop: threading.Event | None,
     ) -> Run:
-        base = os.path.abspath(basepath)
-        if recurse_style not in STYLES:
-            raise ConfigError(f"recurse_style is one of {', '.join(STYLES)}")
-        if not os.path.isdir(base):
-            raise ConfigError("the folder to index is not there")
+        base = base_of(basepath, recurse_style)
         return Run(
             as_registry(registry),
             self.prefix_for_path(base),
@@ -233,3 +229,13 @@ def _upload(names: Iterable[str], dest: Endpoint, workers: int) -> UploadReport:
 def cpus() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def base_of(basepath: str | os.PathLike[str], recurse_style: str) -> str:
+    """Return the whole path of a folder to index. Raises ConfigError when it is not there or the style is unknown."""
+    base = os.path.abspath(basepath)
+    if recurse_style not in STYLES:
+        raise ConfigError(f"recurse_style is one of {', '.join(STYLES)}")
+    if not os.path.isdir(base):
+        raise ConfigError("the folder to index is not there")
+    return base

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from attrs import define, field
 
-from diana.daemons.file_indexer import STYLES, FileIndexer, UploadReport, put_inst
+from diana.daemons.file_indexer import FileIndexer, UploadReport, base_of, put_inst
 from diana.daemons.file_reader import UNSETTLED, read_files
 from diana.daemons.file_registry import FileRegistry, FileRow, FolderChange, as_registry
 from diana.daemons.file_run import IndexReport, Run, ignore
@@ -165,11 +165,7 @@ class IndexJobs:
 
         Folders that do not look as they did go to the workers. What they left, and what is gone, is done here.
         """
-        base, stop = os.path.abspath(basepath), stop or threading.Event()
-        if recurse_style not in STYLES:
-            raise ConfigError(f"recurse_style is one of {', '.join(STYLES)}")
-        if not os.path.isdir(base):
-            raise ConfigError("the folder to index is not there")
+        base, stop = base_of(basepath, recurse_style), stop or threading.Event()
         prefix, found = FileIndexer.prefix_for_path(base), as_registry(self.services.get(registry))
         options = (found, prefix, base, rex, recurse_style == "ORTHANC")
         spec = {"base": base, "registry": registry, "prefix": prefix, "pattern": rex}

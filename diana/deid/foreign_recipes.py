@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final  # JSON values
 
 from diana.deid.options import Option
-from diana.deid.pixel_scripts import deid_filters, key_of, read_text
+from diana.deid.pixel_scripts import deid_filters, key_of
 from diana.deid.recipe import Recipe, Rule
 from diana.exceptions import ConfigError
 from diana.utils.dicom import dictionary
-from diana.utils.endpoint.documents import unknown_keys
+from diana.utils.endpoint.documents import read_text, unknown_keys
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from diana.deid.pixel_rules import ALWAYS, Condition, Group, PixelRule, Rectangl
 from diana.deid.regexes import safe_pattern
 from diana.exceptions import ConfigError
 from diana.utils.dicom.dictionary import keyword_of, keywords
+from diana.utils.endpoint.documents import load_document, read_text
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 32
 _SIGNATURE: Final = re.compile(r"\{([^{}]{0,20000})\}")
 _RECTANGLE: Final = re.compile(r"\s*\(\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*\)")
@@ -44,8 +44,6 @@ def load_pixel_rules(path: str | os.PathLike[str]) -> tuple[PixelRule, ...]:
     """
     origin = str(path)
     if Path(path).suffix.lower() in (".yml", ".yaml"):
-        from diana.utils.endpoint.documents import load_document
-
         problems: list[str] = []
         found = rules_from(load_document(path).get("rules"), f"{origin}: ", problems)
         if problems:
@@ -55,21 +53,6 @@ def load_pixel_rules(path: str | os.PathLike[str]) -> tuple[PixelRule, ...]:
     if re.search(r"(?m)^\s*(?:FORMAT\s+dicom|%filter\b|LABEL\s)", text):
         return deid_filters(text, origin)
     return ctp_signatures(text, origin)
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Return a configuration file as text, at most 1 MiB. Raises ConfigError."""
-    try:
-        with Path(path).open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
 def key_of(name: str) -> str:

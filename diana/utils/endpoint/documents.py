@@ -44,19 +44,22 @@ def load_document(path: str | os.PathLike[str]) -> Document:
     dates too). Tags, aliases, merge keys, keys given twice, several documents and files over 1 MiB or 32 levels are
     refused. Raises ConfigError naming file and line.
     """
-    origin = str(path)
+    return parse_document(read_text(path), str(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return a configuration file as text, at most 1 MiB. Raises ConfigError."""
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{origin}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{origin}: larger than {MAX_BYTES} bytes")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{origin}: not UTF-8 text") from None
-    return parse_document(text, origin)
+        raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
 def parse_document(text: str, origin: str = "text") -> Document:
